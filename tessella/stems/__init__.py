@@ -1,0 +1,1 @@
+"""Stems: a modality in, Tokens out."""

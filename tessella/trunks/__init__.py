@@ -1,0 +1,1 @@
+"""Trunks: Tokens in, Tokens out."""
