@@ -1,0 +1,44 @@
+# tessella: `make venv` once, then `make demo`; `make test` before every commit.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint format results clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "make %-9s %s\n", $$1, $$2}'
+
+venv: $(VENV)/.installed  ## an environment with exactly the versions of constraints.txt
+
+# torch first and by its exact version: a newer one brings gigabytes of CUDA with it
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt "$(TORCH)" setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+demo: venv  ## train small systems on real dates and open the page about them
+	$(BIN)/tessella demo
+
+test: lint  ## everything that must hold
+	$(BIN)/python -m pytest -n 2
+
+lint: venv  ## style, types and floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: venv  ## mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+results: venv  ## docs/results/*.json rendered as docs/results/README.md
+	$(BIN)/python -m tessella.results docs/results
+
+clean:  ## remove caches; the environment and the runs stay
+	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

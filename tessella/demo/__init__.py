@@ -1,0 +1,1 @@
+"""Demo: real data that is small enough to learn while one waits."""
