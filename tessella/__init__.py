@@ -13,7 +13,7 @@ def __getattr__(name: str):
 
         return load
     if name == "create":
-        from tessella.zoo import create
+        from tessella.zoo.catalog import create
 
         return create
     raise AttributeError(f"module 'tessella' has no attribute '{name}'")

@@ -1,0 +1,104 @@
+"""Models: the shapes that parts are put together in."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from tessella.errors import InputError
+from tessella.heads import NextWord
+from tessella.spec import Part, Spec, spec
+from tessella.state import State
+from tessella.stems.words import Stem, Words
+from tessella.tokens import Tokens
+from tessella.trunks import recurrent as _recurrent  # noqa: F401  its kinds must be known to read a model from a file
+from tessella.trunks.plain import Trunk
+
+
+class Model(Spec):
+    """Role: builds a whole network."""
+
+    def build(self) -> nn.Module:
+        """The module, with fresh weights."""
+        raise NotImplementedError
+
+
+@spec("encoder-decoder")
+class EncoderDecoder(Model):
+    """Any input into words: translation from words, captions from patches.
+
+    tie: which of source embedding, target embedding and output weight are one matrix: "all" three (Vaswani et al.
+    2017, sec. 3.4; one joint vocabulary), "target" (the last two), or "none".
+    """
+
+    source: Part[Stem]
+    encoder: Part[Trunk]
+    target: Words
+    decoder: Part[Trunk]
+    tie: Literal["all", "target", "none"] = "all"
+    bias: bool = False
+    """A learned bias a word on the output scores."""
+
+    @model_validator(mode="after")
+    def _widths_agree(self):
+        pairs = [
+            ("source.dim", self.source.dim, "encoder.dim", self.encoder.dim),
+            ("encoder's width", self.encoder.width, "decoder.memory", getattr(self.decoder, "memory", None)),
+            ("target.dim", self.target.dim, "decoder.dim", self.decoder.dim),
+        ]
+        for left, a, right, b in pairs:
+            if a != b:
+                raise InputError(f"{left} is {a} but {right} is {b}; they must be equal")
+        if self.tie == "all" and getattr(self.source, "vocab", None) != self.target.vocab:
+            raise InputError(
+                f"tie 'all' needs one vocabulary, but source has {getattr(self.source, 'vocab', 'none')} and target "
+                f"{self.target.vocab}; use tie 'target'"
+            )
+        return self
+
+    def build(self) -> EncoderDecoderModel:
+        return EncoderDecoderModel(self)
+
+
+class EncoderDecoderModel(nn.Module):
+    """p(target | source), word by word.
+
+        source -> [stem] -> [encoder] -> memory
+                                           |
+        target -> [stem] ----------> [decoder] -> [head] -> a score for every next word
+    """
+
+    def __init__(self, s: EncoderDecoder):
+        super().__init__()
+        self.source = s.source.build()
+        self.encoder = s.encoder.build()
+        self.target = s.target.build()
+        if s.tie == "all":
+            self.target.embedding.weight = self.source.embedding.weight
+        self.decoder = s.decoder.build()
+        shared = None if s.tie == "none" else self.target.embedding.weight
+        self.head = NextWord(dim=s.decoder.width, vocab=s.target.vocab, bias=s.bias).build(shared)
+
+    def encode(self, source: Tensor) -> Tokens:
+        """The memory: what the encoder makes of the source (ids b n, or whatever the stem takes)."""
+        return self.encoder(self.source(source))
+
+    def begin(self, memory: Tokens) -> State:
+        """The decoder's state before the first word."""
+        return self.decoder.begin(memory)
+
+    def features(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """Target ids b n, read after those the state has read -> b n d for the head, and the state after them."""
+        tokens, state = self.decoder(self.target(ids, state.length), state)
+        return tokens.x, state
+
+    def step(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """ids b*w 1 -> logits b*w v of the next word, and the state after: what a search drives."""
+        features, state = self.features(ids, state)
+        return self.head(features[:, -1]), state
+
+    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+        """Teacher forced: source b n, target b m beginning with bos -> logits b m v, row t predicting word t+1."""
+        return self.head(self.features(target, self.begin(self.encode(source)))[0])

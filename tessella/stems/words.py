@@ -1,0 +1,54 @@
+"""Words: token ids in, Tokens out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tessella.dropout import Dropout
+from tessella.positions import Positions, Sinusoidal
+from tessella.spec import Part, Spec, spec
+from tessella.tokens import Tokens
+
+
+class Stem(Spec):
+    """Role: builds a module (one modality) -> Tokens of width `dim`."""
+
+    dim: int
+
+    def build(self) -> nn.Module:
+        """The module."""
+        raise NotImplementedError
+
+
+@spec("words")
+class Words(Stem):
+    """Embedding times scale, plus positions, then dropout (Vaswani et al. 2017, sec. 3.4, 3.5 and 5.4)."""
+
+    vocab: int
+    dim: int
+    positions: Part[Positions] = Sinusoidal()
+    scale: float | None = None
+    """What embeddings are multiplied by; None: sqrt(dim), as in the paper."""
+    dropout: float = 0.1
+    pad: int = 0
+
+    def build(self) -> WordsStem:
+        return WordsStem(self)
+
+
+class WordsStem(nn.Module):
+    """long b n -> Tokens b n d; ids equal to pad are not kept."""
+
+    def __init__(self, s: Words):
+        super().__init__()
+        self.pad = s.pad
+        self.scale = s.dim**0.5 if s.scale is None else s.scale
+        self.embedding = nn.Embedding(s.vocab, s.dim)
+        nn.init.normal_(self.embedding.weight, 0, s.dim**-0.5)
+        self.positions = s.positions.build(s.dim)
+        self.drop = Dropout(s.dropout)
+
+    def forward(self, ids: Tensor, start: int = 0) -> Tokens:
+        """start: the position of the first id, when earlier ones were read before."""
+        x = self.positions(self.embedding(ids) * self.scale, start)
+        return Tokens(self.drop(x), keep=ids != self.pad)

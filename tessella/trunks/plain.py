@@ -1,0 +1,145 @@
+"""Plain: the Transformer's stacks, an encoder and a causal decoder, of one kind of block."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from tessella.attention import Attention, append, causal_mask, key_mask
+from tessella.blocks import RESIDUALS, Activation, Block, FeedForward
+from tessella.errors import InputError
+from tessella.spec import Spec, spec
+from tessella.state import State
+from tessella.tokens import Tokens
+
+
+class Trunk(Spec):
+    """Role: builds a module Tokens -> Tokens, from width `dim` to width `width`."""
+
+    dim: int
+
+    @property
+    def width(self) -> int:
+        """Width of what comes out."""
+        return self.dim
+
+    def build(self) -> nn.Module:
+        """The module."""
+        raise NotImplementedError
+
+
+class Stack(Trunk):
+    """What encoder and decoder stacks share (Vaswani et al. 2017, table 3).
+
+    norm: "post" as in the paper; "post+final" adds a LayerNorm after the last block, as torch.nn.Transformer does;
+    "pre" normalises inside the residual and after the last block.
+    """
+
+    dim: int = 512
+    depth: int = 6
+    heads: int = 8
+    hidden: int = 2048
+    dropout: float = 0.1
+    activation: Activation = "relu"
+    norm: Literal["post", "post+final", "pre"] = "post"
+    eps: float = 1e-5
+
+    @model_validator(mode="after")
+    def _heads_divide(self):
+        if self.dim % self.heads:
+            raise InputError(f"dim {self.dim} is not divisible by heads {self.heads}")
+        return self
+
+    def block(self, memory: int | None = None) -> Block:
+        """One block; memory is the width of what it cross-attends to, None for no cross-attention."""
+        return Block(
+            Attention(self.dim, self.heads),
+            FeedForward(self.dim, self.hidden, self.activation),
+            partial(RESIDUALS[self.norm], self.dim, self.dropout, self.eps),
+            cross=None if memory is None else Attention(self.dim, self.heads, context_dim=memory),
+        )
+
+    def final_norm(self) -> nn.Module:
+        """What follows the last block."""
+        return nn.Identity() if self.norm == "post" else nn.LayerNorm(self.dim, self.eps)
+
+
+@spec("plain")
+class Plain(Stack):
+    """Encoder: every token looks at every kept token."""
+
+    def build(self) -> PlainEncoder:
+        return PlainEncoder(self)
+
+
+@spec("plain-decoder")
+class PlainDecoder(Stack):
+    """Decoder: every token looks at itself and earlier ones and, unless memory is None, at the encoder's tokens.
+
+    memory: the width of the encoder's tokens.
+    """
+
+    memory: int | None = None
+
+    def build(self) -> PlainDecoderTrunk:
+        return PlainDecoderTrunk(self)
+
+
+class PlainEncoder(nn.Module):
+    """Tokens b n d -> Tokens b n d."""
+
+    def __init__(self, s: Plain):
+        super().__init__()
+        self.blocks = nn.ModuleList(s.block() for _ in range(s.depth))
+        self.norm = s.final_norm()
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        x, mask = tokens.x, key_mask(tokens.keep)
+        for block in self.blocks:
+            x = block(x, partial(block.attn, mask=mask))
+        return tokens.replace(x=self.norm(x))
+
+
+class PlainDecoderTrunk(nn.Module):
+    """Tokens b n d and the State so far -> Tokens b n d and the State after them.
+
+    Reading a sentence at once or token by token are the same call: earlier keys and values come from the state.
+    Padding may only stand at the end (later tokens are never looked at, so it needs no mask).
+    """
+
+    def __init__(self, s: PlainDecoder):
+        super().__init__()
+        self.crosses = s.memory is not None
+        self.blocks = nn.ModuleList(s.block(s.memory) for _ in range(s.depth))
+        self.norm = s.final_norm()
+
+    def begin(self, memory: Tokens | None) -> State:
+        """The state before the first token. Keys and values of the memory are projected here, once."""
+        if memory is None:
+            return State()
+        held: dict[str, Tensor] = {} if memory.keep is None else {"keep": memory.keep}
+        for i, block in enumerate(self.blocks):
+            if block.cross is not None:
+                held[f"{i}.k"], held[f"{i}.v"] = block.cross.keys_values(memory.x)
+        return State(memory=held)
+
+    def forward(self, tokens: Tokens, state: State) -> tuple[Tokens, State]:
+        x, n = tokens.x, tokens.x.shape[1]
+        past = dict(state.past)
+        mask = None if n == 1 else causal_mask(n, state.length + n, x.device)
+        memory_mask = key_mask(state.memory.get("keep"))
+        for i, block in enumerate(self.blocks):
+
+            def look(x: Tensor, attn: Attention = block.attn, name: str = f"{i}") -> Tensor:
+                return attn(x, append(past, name, *attn.keys_values(x)), mask)
+
+            across = None
+            if self.crosses:
+                across = partial(
+                    block.cross, keys_values=(state.memory[f"{i}.k"], state.memory[f"{i}.v"]), mask=memory_mask
+                )
+            x = block(x, look, across)
+        return tokens.replace(x=self.norm(x)), state.after(past, n)

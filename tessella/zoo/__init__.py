@@ -1,0 +1,1 @@
+"""Zoo: one page per model: paper, drawing, variants, weight rules, measured scores."""
