@@ -1,8 +1,9 @@
 """Dates: English dates in many styles and the same dates in Korean, from Babel's copy of Unicode's CLDR.
 
-The order turns round (*Monday, November 23, 2026 at 3:05 PM* is *2026년 11월 23일 월요일 오후 3시 5분*), so a picture of
-the attention shows the reordering, and lengths run from ten letters to a hundred. Every source has one reading: a date
-in figures such as 1/2/2003 is only written where the day is above twelve, and whatever the target says, the source does.
+The order turns round (*Monday, November 23, 2026 at 3:05 PM* is *2026년 11월 23일 월요일 오후 3시 5분*), so a
+picture of the attention shows the reordering, and lengths run from ten letters to a hundred. Every source has one
+reading: a date in figures such as 1/2/2003 is only written where the day is above twelve, and whatever the target says,
+the source does.
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from tessella.errors import InputError
+from tessella.results import main, read_records, render, write_page
+
+FOLDER = Path(__file__).parents[1] / "docs" / "results"
+RECORD = {
+    "topic": "translation",
+    "name": "de-en | small",
+    "value": 38.123456,
+    "unit": "BLEU",
+    "target": ">= 38",
+    "met": True,
+    "command": "tessella train de-en",
+    "data": "multi30k",
+    "split": "test_2016_flickr",
+    "signature": "nrefs:1|case:mixed",
+    "seeds": [1, 2],
+    "hardware": "2 CPU cores",
+    "date": "2026-11-23",
+}
+
+
+def test_the_committed_page_is_what_the_records_say():
+    assert (FOLDER / "README.md").read_text(encoding="utf-8") == render(read_records(FOLDER)), "run `make results`"
+
+
+def test_a_record_becomes_a_row_and_a_command(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([RECORD, {**RECORD, "topic": "speed", "met": False}]))
+    page = write_page(tmp_path).read_text()
+    assert page.index("## speed") < page.index("## translation")
+    assert "| de-en \\| small | 38.12 BLEU | >= 38 | yes | multi30k |" in page
+    assert "| **no** |" in page
+    assert "`tessella train de-en` (nrefs:1|case:mixed)" in page
+
+
+@pytest.mark.parametrize(
+    "change", [{"value": None}, {"date": "yesterday"}, {"seeds": "one"}, {"metre": 1}, {"command": ""}]
+)
+def test_a_wrong_record_is_named(tmp_path, change, capsys):
+    (tmp_path / "bad.json").write_text(json.dumps({**RECORD, **change}))
+    with pytest.raises(InputError, match=rf"bad\.json: {next(iter(change))}"):
+        read_records(tmp_path)
+    assert main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_broken_json_and_a_missing_folder(tmp_path):
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(InputError, match="not JSON"):
+        read_records(tmp_path)
+    with pytest.raises(InputError, match="no folder"):
+        read_records(tmp_path / "nowhere")
