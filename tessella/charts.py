@@ -42,7 +42,7 @@ def heat_map(rows: Sequence[str], columns: Sequence[str], weights: Sequence[Sequ
         for j, weight in enumerate(weights[i]):
             weight = min(1.0, max(0.0, float(weight)))
             if weight >= 0.005:  # what could not be seen is left out: long sentences have thousands of cells
-                tip = f"{escape(word)} ← {escape(columns[j])}: {weight:.2f}"
+                tip = f"{escape(readable(word))} ← {escape(readable(columns[j]))}: {weight:.2f}"
                 box = _box(left + cell * j + 1, y + 1, cell - 2, cell - 2, "cell", f' fill-opacity="{weight**0.7:.2f}"')
                 parts.append(box.replace("/>", f"><title>{tip}</title></rect>"))
         parts.append("</g>")
@@ -188,7 +188,13 @@ def _share(value: float) -> str:
     return f"{100 * value:.3g}%"
 
 
+def readable(piece: str) -> str:
+    """A piece of text as one reads it: without the tokenizer's sign for a space (``▁``), which alone becomes ``␣``."""
+    return piece.replace("▁", " ").strip() or "␣"
+
+
 def _short(word: str) -> str:
+    word = readable(word)
     return word if len(word) <= 18 else word[:17] + "…"
 
 
