@@ -1,0 +1,94 @@
+"""Stepper: one optimizer step, exact over several batches and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from tessella.lesson import Batch, Lesson
+from tessella.loop import LoopSpec
+from tessella.optimizers import OptimizerSpec
+from tessella.precision import Weights
+from tessella.processes import seed_all
+
+
+class _Judged(nn.Module):
+    """A model inside its objective: the one thing whose forward pass lightning-fabric has to know."""
+
+    def __init__(self, lesson: Lesson) -> None:
+        super().__init__()
+        self.model = lesson.model
+        self.objective = lesson.objective
+
+    def forward(self, batch: Batch) -> Mapping[str, Any]:
+        return self.objective(self.model, batch)
+
+
+class Stepper:
+    """Moves the weights of a lesson's model.
+
+    The gradient of a step is that of one big batch: ``sum(loss_i · weight_i) / sum(weight_i)`` over the batches i of
+    all processes, whatever their weights.
+    """
+
+    def __init__(self, fabric: Fabric, lesson: Lesson, loop: LoopSpec, optimizer: OptimizerSpec) -> None:
+        self.fabric, self.loop = fabric, loop
+        self.module = fabric.setup(_Judged(lesson))
+        self.weights = Weights(lesson.model)
+        self.optimizer = optimizer.build(self.weights.named)
+        self.names: tuple[str, ...] = ()
+        """What the rows of ``take`` hold after weight and stop: ``loss`` and the objective's other means."""
+
+    def take(self, step: int, batches: list[Batch], rate: float, stop: bool) -> Tensor:
+        """One optimizer step (counted from 1) at a learning rate.
+
+        Out: a row of sums over all processes, not yet waited for: weight, number of processes asked to stop, and
+        weight times each of ``names``.
+        """
+        seed_all(self.loop.seed, step, self.fabric.global_rank)
+        self.module.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        row, unit = self._backward(batches)
+        row[1] = float(stop)
+        if self.fabric.world_size > 1:
+            row = self.fabric.all_reduce(row, reduce_op="sum")
+        self.weights.collect()
+        gradients = [w.grad for w in self.weights.named.values() if w.grad is not None]
+        if self.fabric.world_size * len(batches) > 1:
+            torch._foreach_mul_(gradients, (self.fabric.world_size * unit / row[0]).float())
+        if self.loop.clip is not None:
+            nn.utils.clip_grad_norm_(self.weights.named.values(), self.loop.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.weights.publish()
+        return row
+
+    def _backward(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
+        """Adds up the gradients of ``loss · weight / unit``; gives this process's row, and the unit.
+
+        The unit is the same on all processes; alone, it is the first batch's weight, so that one batch alone has
+        exactly the gradient of its loss. DDP has divided by the number of processes.
+        """
+        row = torch.zeros(0)
+        unit = torch.ones((), dtype=torch.float64, device=self.fabric.device)
+        for turn, batch in enumerate(batches):
+            last = turn == len(batches) - 1
+            with self.fabric.no_backward_sync(self.module, enabled=not last):
+                out = dict(self.module(self.fabric.to_device(batch)))
+                loss, given = out.pop("loss"), out.pop("weight")
+                weight = torch.as_tensor(given, dtype=torch.float64, device=self.fabric.device)
+                if turn == 0:
+                    self.names = ("loss", *sorted(out))
+                    row = torch.zeros(2 + len(self.names), dtype=torch.float64, device=self.fabric.device)
+                    unit = weight if self.fabric.world_size == 1 else unit
+                self.fabric.backward(loss * (weight / unit).to(loss.dtype))
+            means = [loss, *(out[name] for name in self.names[1:])]
+            values = torch.stack([torch.as_tensor(m, device=row.device).detach().double() for m in means])
+            row[0] += weight
+            row[2:] += values * weight
+        return row, unit
