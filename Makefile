@@ -29,7 +29,7 @@ test: lint  ## everything that must hold
 lint: venv  ## style, types and floors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --level error
 	$(BIN)/lint-imports
 
 format: venv  ## mend what can be mended
