@@ -1,0 +1,93 @@
+"""Predict: a run folder in, something that answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tessella.errors import InputError
+from tessella.models import Model
+from tessella.recipes import Recipe, Translation, from_yaml
+from tessella.runs import RunFolder
+from tessella.text import Codec
+from tessella.translator import Translator
+
+
+def load(path: str | Path, device: str = "auto", dtype: str = "float32") -> Any:
+    """A finished run, ready to answer: a `Translator` for a translation run.
+
+    path: a run folder, or ``hf://owner/name`` of a public checkpoint. device: "auto", "cpu" or "cuda". dtype:
+    "float32", or "bfloat16" for speed where the hardware multiplies it faster. Raises InputError where the folder is
+    incomplete, was changed after it was saved, or does not fit together.
+    """
+    if str(path).startswith("hf://"):
+        from tessella.importing import import_cached
+
+        path = import_cached(str(path))
+    run = RunFolder.open(path)
+    recipe = from_yaml(run.read_text("recipe.yaml"), f"{run.path / 'recipe.yaml'}")
+    if recipe.kind not in PREDICTORS:
+        raise InputError(f"{run.path} is a '{recipe.kind}' run, which this version cannot use")
+    return PREDICTORS[recipe.kind](run, recipe, _device(device), _dtype(dtype))
+
+
+def translator(run: RunFolder, recipe: Translation, device: torch.device, dtype: torch.dtype) -> Translator:
+    """The Translator of a run."""
+    codec = Codec.load(run.path / "codec.json")
+    fits(recipe.model, codec, str(run.path))
+    model = filled(recipe.model, run).to(device=device, dtype=dtype)
+    return Translator(model, codec, recipe.decoding)
+
+
+PREDICTORS: dict[str, Callable[[RunFolder, Any, torch.device, torch.dtype], Any]] = {"translation": translator}
+"""Kind of recipe -> what makes its predictor."""
+
+
+def filled(model: Model, run: RunFolder) -> nn.Module:
+    """The module of a spec with the run's weights: every name and shape on both sides must agree."""
+    with torch.device("meta"):
+        made = model.build()
+    weights, own = run.weights(), made.state_dict()
+    where = f"{run.path}/model.safetensors"
+    odd = sorted(own.keys() ^ weights.keys())
+    if odd:
+        whose = "is missing from" if odd[0] in own else "is not in the recipe's model but in"
+        raise InputError(f"'{odd[0]}' {whose} {where} ({len(odd)} such names); recipe and weights are of different models")
+    for name, tensor in weights.items():
+        if tensor.shape != own[name].shape:
+            shapes = f"{tuple(own[name].shape)} in the recipe's model, {tuple(tensor.shape)} in {where}"
+            raise InputError(f"'{name}' is {shapes}")
+    made = model.build()
+    made.load_state_dict(weights)
+    return made.eval()
+
+
+def fits(model: Any, codec: Codec, where: str) -> None:
+    """Refuses a codec whose vocabularies or special ids are not those the model was built for."""
+    for side, words, tokenizer in [("source", model.source, codec.source), ("target", model.target, codec.target)]:
+        if words.vocab != tokenizer.size:
+            raise InputError(
+                f"{where}: codec.json has {tokenizer.size} {side} pieces, the model {words.vocab}; "
+                "it is the codec of another run"
+            )
+        if words.pad != tokenizer.pad:
+            raise InputError(f"{where}: the codec pads the {side} with {tokenizer.pad}, the model with {words.pad}")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("no CUDA device is available here; use --device cpu")
+    return torch.device(name)
+
+
+def _dtype(name: str) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if name not in known:
+        raise InputError(f"no dtype '{name}'; known: {', '.join(known)}")
+    return known[name]
