@@ -3,10 +3,10 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+TORCH := $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint format results clean
+.PHONY: help venv demo test lint format results docs clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*##/\1:/p' $(MAKEFILE_LIST) | awk -F: '{printf "make %-9s %s\n", $$1, $$2}'
@@ -38,6 +38,10 @@ format: venv  ## mend what can be mended
 
 results: venv  ## docs/results/*.json rendered as docs/results/README.md
 	$(BIN)/python -m tessella.results docs/results
+
+docs: venv  ## the pages of docs/ as a site in docs/_build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build/html
 
 clean:  ## remove caches; the environment and the runs stay
 	rm -rf .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist *.egg-info

@@ -143,12 +143,14 @@ class Report:
         """Write the page, and the chapters where the report has a folder; gives the page's path."""
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for old in self.folder.glob("*-*.json"):
-                old.unlink()
+            written = set()
             for n, one in enumerate(self.chapters.values(), 1):
                 kept = {"name": one.name, "title": one.title, "intro": one.intro, "blocks": one.blocks}
-                text = json.dumps(kept, ensure_ascii=False, indent=1)
-                (self.folder / f"{n:02}-{one.name}.json").write_text(text, encoding="utf-8")
+                file = self.folder / f"{n:02}-{one.name}.json"
+                file.write_text(json.dumps(kept, ensure_ascii=False, indent=1), encoding="utf-8")
+                written.add(file)
+            for old in set(self.folder.glob("*-*.json")) - written:
+                old.unlink()
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(self.html(), encoding="utf-8")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "tessella").rglob("*.py"))
@@ -110,6 +113,15 @@ def test_importing_the_package_is_light():
     code = "import sys, tessella; print([m for m in ('torch', 'numpy', 'matplotlib', 'pyarrow') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(os.environ.get("TESSELLA_SHAPES") == "0", reason="the shapes are left out by TESSELLA_SHAPES=0")
+def test_the_shapes_in_signatures_are_executed():
+    from tessella.attention import Attend
+
+    q, k = torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 5, 7)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        Attend()(q, k, k)
 
 
 def test_the_map_of_the_readme_is_true():
