@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tessella.checkpoints import Checkpoints
+from tessella.errors import InputError
 
 
 class Ema:
@@ -52,3 +57,40 @@ def mean(several: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
             total[name] = total[name] + value.double() if name in total else value.double()
     assert count, "nothing to average"
     return {name: (value / count).to(kinds[name]) for name, value in total.items()}
+
+
+@dataclass
+class Candidates:
+    """The weights of several moments of a training, kept in files until their mean is taken at its end."""
+
+    checkpoints: Checkpoints
+    size: int
+    """How many moments are kept; 0 for none."""
+    mode: str = "max"
+    """Whether the best ones have the greatest or the least value."""
+    rows: list[list[Any]] = field(default_factory=list)
+    """step, value (None where the last ones are kept, not the best), SHA-256: JSON data for the checkpoints."""
+
+    def add(self, step: int, value: float | None, weights: Mapping[str, Tensor], writes: bool) -> None:
+        """Takes in the weights of a step if they are among the last ones (value None) or the best ones.
+
+        Files of rows that fall out go when no checkpoint knows them any more. Only the process that ``writes`` does.
+        """
+        rows = [*(row for row in self.rows if row[0] != step), [step, value, ""]]
+        if value is not None:
+            rows.sort(key=lambda row: row[1], reverse=self.mode == "min")  # the best one last
+        self.rows = rows[-self.size :] if self.size else []
+        for row in self.rows:
+            if row[0] == step and writes:
+                row[2] = self.checkpoints.save_weights(step, weights)
+
+    def mean(self, say: Callable[[str], None]) -> tuple[list[int], dict[str, Tensor]]:
+        """The steps and their mean weights; damaged files are left out, with one line through ``say`` each."""
+        steps, several = [], []
+        for step, _, sha256 in sorted(self.rows, key=lambda row: row[0]):
+            try:
+                several.append(self.checkpoints.read_weights(step, sha256))
+                steps.append(step)
+            except InputError as error:
+                say(f"the average is without step {step}: {error}")
+        return steps, mean(several) if several else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,19 +11,19 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from tessella import files, optimizers
-from tessella.averages import Ema, mean, swapped
+from tessella import files
+from tessella.averages import Candidates, swapped
 from tessella.checkpoints import Checkpoint
 from tessella.data.batches import Position
 from tessella.errors import InputError, did_you_mean
 from tessella.lesson import Lesson, Stream
-from tessella.loop import LoopSpec, Often
+from tessella.loop import LoopSpec, due
 from tessella.optimizers import OptimizerSpec
 from tessella.processes import Interrupted, launch, seed_all, stop_requests
 from tessella.progress import ProgressBar
 from tessella.runs import METRICS, RunFolder
 from tessella.schedules import Schedule
-from tessella.stepper import Stepper
+from tessella.stepper import Stepper, fill
 
 LOOK_EVERY = 10
 """Steps between two looks at what an accelerator has computed: looking makes the processor wait for it."""
@@ -45,8 +44,6 @@ class Standing:
     """Spent so far, over all sittings."""
     tally: dict[str, float] = field(default_factory=dict)
     """Sums since the last record in metrics.jsonl."""
-    candidates: list[list[Any]] = field(default_factory=list)
-    """Weights kept for averaging: step, metric, SHA-256."""
 
 
 def learn(
@@ -87,7 +84,7 @@ class Learner:
         self.writes = fabric.is_global_zero
         self.standing = Standing()
         self.stepper = Stepper(fabric, lesson, loop, optimizer)
-        self.ema = Ema(self.stepper.weights.named, loop.ema) if loop.ema else None
+        self.candidates = Candidates(run.checkpoints, loop.average, loop.mode)
         self.stream = Stream(lesson, Position(), fabric.global_rank, fabric.world_size)
         self.unseen: list[tuple[int, float, Tensor]] = []
         """Steps whose row of sums nobody has looked at yet: step, learning rate, row."""
@@ -128,12 +125,10 @@ class Learner:
         rate = self.schedule.rate(now.step + 1, self.loop.steps)
         row = self.stepper.take(now.step + 1, batches, rate, self.request.asked)
         now.step += 1
-        if self.ema:
-            self.ema.update(self.stepper.weights.named, now.step)
         self.unseen.append((now.step, rate, row))
         ended = self.stream.place.epoch > epoch
-        validate = self.lesson.validate is not None and self._due(self.loop.validate_every, ended)
-        save, log = self._due(self.loop.checkpoint_every, ended), now.step % self.loop.log_every == 0
+        validate = self.lesson.validate is not None and due(self.loop.validate_every, now.step, ended)
+        save, log = due(self.loop.checkpoint_every, now.step, ended), now.step % self.loop.log_every == 0
         look = self.fabric.device.type == "cpu" or now.step % LOOK_EVERY == 0
         stop = self._look() if look or validate or save or log or self._over() else False
         now.tally["seconds"] = now.tally.get("seconds", 0.0) + time.monotonic() - began
@@ -142,13 +137,11 @@ class Learner:
         if validate:
             self._validate()
         if save:
-            self._keep_last()
+            if self.loop.average_of == "last":
+                self.candidates.add(now.step, None, self.stepper.best_guess, self.writes)
             self._save()
         if stop:
             self._stop()
-
-    def _due(self, often: Often, epoch_ended: bool) -> bool:
-        return epoch_ended if often == "epoch" else self.standing.step % often == 0
 
     def _look(self) -> bool:
         """Reads the rows of the last steps into the tally. Out: whether a process was asked to stop."""
@@ -164,16 +157,9 @@ class Learner:
                 tally[name] = tally.get(name, 0.0) + value
         step, rate, _ = self.unseen[-1]
         speed = tally["weight"] / tally["seconds"] if tally.get("seconds") else 0.0
-        self.bar.update(step, rows[-1][2] / rows[-1][0], rate, speed, self._total())
+        self.bar.update(step, rows[-1][2] / rows[-1][0], rate, speed, self.loop.length(step, self.stream.place.epoch))
         self.unseen.clear()
         return any(row[1] > 0 for row in rows)
-
-    def _total(self) -> int | None:
-        """The number of steps, if it is known by now."""
-        if self.loop.epochs is None or self.stream.place.epoch == 0:
-            return self.loop.steps
-        by_epochs = round(self.standing.step / self.stream.place.epoch * self.loop.epochs)
-        return min(self.loop.steps or by_epochs, by_epochs)
 
     def _log(self) -> None:
         tally, now = self.standing.tally, self.standing
@@ -187,10 +173,6 @@ class Learner:
         if self.writes:
             seconds = round(time.monotonic() - self.began, 3)
             self.folder.log({"step": self.standing.step, "epoch": self.stream.place.epoch, **values, "wall": seconds})
-
-    def _shown(self) -> AbstractContextManager[None]:
-        """The model with the weights that are judged and saved."""
-        return swapped(self.lesson.model, self.ema.average) if self.ema else nullcontext()
 
     def _score(self) -> tuple[dict[str, float], float]:
         """All numbers of a validation of the model as it is, and the one that decides; the same on all processes."""
@@ -209,7 +191,7 @@ class Learner:
 
     def _validate(self) -> None:
         now = self.standing
-        with self._shown():
+        with swapped(self.lesson.model, self.stepper.best_guess):
             scores, value = self._score()
             best = self.loop.better(value, now.best)
             now.validated, now.stale = now.step, 0 if best else now.stale + 1
@@ -219,50 +201,37 @@ class Learner:
                 now.best, now.best_step = value, now.step
                 if self.writes:
                     self.folder.save_weights(self.lesson.model.state_dict())
-        if self.loop.average_of == "best" and self.loop.average and value == value:
-            ranked = sorted([*(row[1] for row in now.candidates), value], reverse=self.loop.mode == "max")
-            if value in ranked[: self.loop.average]:
-                self._add_candidate(value)
-
-    def _keep_last(self) -> None:
-        if self.loop.average_of == "last" and self.loop.average:
-            self._add_candidate(None)
-
-    def _add_candidate(self, value: float | None) -> None:
-        """Keeps the present weights for averaging, and forgets the worst or oldest ones (their files go with the
-        last checkpoint that knows them)."""
-        weights = self.ema.average if self.ema else self.stepper.weights.named
-        sha = self.folder.checkpoints.save_weights(self.standing.step, weights) if self.writes else ""
-        rows = [row for row in self.standing.candidates if row[0] != self.standing.step]
-        rows.append([self.standing.step, value, sha])
-        if value is not None:
-            rows.sort(key=lambda row: row[1], reverse=self.loop.mode == "min")  # the best one last
-        self.standing.candidates = rows[-self.loop.average :]
+        if self.loop.average_of == "best" and not math.isnan(value):
+            self.candidates.add(now.step, value, self.stepper.best_guess, self.writes)
 
     def _save(self) -> None:
         """A checkpoint of this very moment."""
         now = self.standing
+        if self.unseen:
+            self._look()
         if self.saved == now.step:
             return
         self.saved = now.step
         now.seconds = time.monotonic() - self.began
         if not self.writes:
             return
-        memory = optimizers.memory(self.stepper.optimizer, self.stepper.weights.named)
-        tensors = {f"optimizer/{name}": tensor for name, tensor in memory.items()}
-        tensors |= {f"ema/{name}": tensor for name, tensor in (self.ema.average if self.ema else {}).items()}
-        place = self.stream.place.to_dict()
-        state = {**asdict(now), "place": place, "seed": self.loop.seed, "world": self.fabric.world_size}
+        state = {
+            **asdict(now),
+            "candidates": self.candidates.rows,
+            "place": self.stream.place.to_dict(),
+            "setting": self._setting(),
+        }
         if (self.folder.path / METRICS).exists():
             files.sync(self.folder.path / METRICS)
-        model = self.lesson.model.state_dict()
-        self.folder.checkpoints.save(Checkpoint(now.step, model, tensors, state))
+        moment = Checkpoint(now.step, self.lesson.model.state_dict(), self.stepper.memory(), state)
+        self.folder.checkpoints.save(moment)
 
     def _stop(self) -> None:
         self._save()
+        self.fabric.barrier()
         path = self.folder.path
         self.bar.say(f"stopped after step {self.standing.step}; go on with: tessella train --resume {path}")
-        raise Interrupted(self.standing.step)
+        raise Interrupted(self.standing.step, self.fabric.global_rank)
 
     def _restore(self) -> None:
         """Takes up the newest whole checkpoint, if there is one."""
@@ -278,23 +247,21 @@ class Learner:
 
     def _take_up(self, found: Checkpoint) -> None:
         state = dict(found.state)
-        place, seed, world = state.pop("place"), state.pop("seed"), state.pop("world")
-        if (seed, world) != (self.loop.seed, self.fabric.world_size):
-            self.bar.say(f"the checkpoint is of seed {seed} on {world} devices: from here on the numbers will differ")
-        _fill(self.lesson.model, found.model)
-        self.stepper.weights.publish()
-        tensors = found.optimizer
-        memory = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
-        optimizers.recall(self.stepper.optimizer, self.stepper.weights.named, memory)
-        if self.ema:
-            for name, average in self.ema.average.items():
-                if f"ema/{name}" not in tensors:
-                    raise InputError(f"the checkpoint has no moving average of '{name}'; keep loop.ema as it was")
-                average.copy_(tensors[f"ema/{name}"])
-        self.stream.place = Position.from_dict(place)
-        self.standing = Standing(step=found.step, **state)
-        self.saved = found.step
+        try:
+            place, setting, rows = Position.from_dict(state.pop("place")), state.pop("setting"), state.pop("candidates")
+            self.standing = Standing(step=found.step, **state)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"the checkpoint of step {found.step} is not of this version: {error}") from None
+        self.stepper.recall(found.model, found.optimizer)
+        self.stream.place, self.candidates.rows, self.saved = place, rows, found.step
+        if setting != self._setting():
+            self.bar.say(f"the checkpoint was made with {setting}, now {self._setting()}: the numbers will differ")
         self.bar.say(f"going on after step {found.step}")
+
+    def _setting(self) -> dict[str, Any]:
+        """What must be the same for a resumed training to give the same numbers."""
+        precision = type(self.fabric.strategy.precision).__name__
+        return {"seed": self.loop.seed, "devices": self.fabric.world_size, "precision": precision}
 
     def _finish(self) -> None:
         """The last validation, checkpoint and average."""
@@ -304,25 +271,16 @@ class Learner:
             self._validate()
         self._save()
         if self.lesson.validate is None and self.writes:
-            with self._shown():
+            with swapped(self.lesson.model, self.stepper.best_guess):
                 self.folder.save_weights(self.lesson.model.state_dict())
-        if len(self.standing.candidates) > 1:
+        if len(self.candidates.rows) > 1:
             self._average()
         self.fabric.barrier()
 
     def _average(self) -> None:
         """Puts the mean of the kept weights in the place of the best ones, unless it validates worse."""
-        checkpoints = self.folder.checkpoints
-        steps, several = [], []
-        for step, _, sha in sorted(self.standing.candidates, key=lambda row: row[0]):
-            try:
-                several.append(checkpoints.read_weights(step, sha))
-                steps.append(step)
-            except InputError as error:
-                self.bar.say(f"the average is without step {step}: {error}")
-        if not several:
-            return
-        with swapped(self.lesson.model, mean(several)):
+        steps, weights = self.candidates.mean(self.bar.say)
+        with swapped(self.lesson.model, weights):
             scores, value = self._score() if self.lesson.validate else ({}, math.nan)
             kept = self.lesson.validate is None or self.loop.better(value, self.standing.best)
             self._record(averaged=steps, validation=scores, best=kept)
@@ -335,18 +293,5 @@ class Learner:
     def _load_best(self) -> None:
         """Leaves the model with the weights that the run folder holds."""
         if (self.folder.path / "model.safetensors").exists():
-            _fill(self.lesson.model, self.folder.weights())
+            fill(self.lesson.model, self.folder.weights())
         self.lesson.model.eval()
-
-
-def _fill(model: torch.nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Copies a state dict into a model. Errors: InputError unless names and shapes are the same on both sides."""
-    own = model.state_dict()
-    odd = sorted(own.keys() ^ tensors.keys())
-    if odd:
-        whose = "model" if odd[0] in own else "checkpoint"
-        raise InputError(f"only the {whose} has '{odd[0]}' ({len(odd)} such names); keep the recipe as it was")
-    for name, tensor in tensors.items():
-        if tensor.shape != own[name].shape:
-            raise InputError(f"'{name}' is {tuple(own[name].shape)} here, {tuple(tensor.shape)} in the checkpoint")
-    model.load_state_dict(tensors)

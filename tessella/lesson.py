@@ -43,11 +43,15 @@ class Stream:
 
         Errors: InputError if the data gives no batch at all.
         """
-        mine = []
-        for turn in range(count * self.world):
-            batch = self._next()
-            if turn % self.world == self.rank:
-                mine.append(batch)
+        before, mine = self.place, []
+        try:
+            for turn in range(count * self.world):
+                batch = self._next()
+                if turn % self.world == self.rank:
+                    mine.append(batch)
+        except BaseException:  # as if nothing had been taken: the place is saved when a loader dies of Ctrl-C
+            self.place, self._batches = before, None
+            raise
         return mine
 
     def _next(self) -> Batch:

@@ -14,6 +14,11 @@ Often = PositiveInt | Literal["epoch"]
 """Every so many steps, or at the end of each epoch."""
 
 
+def due(often: Often, step: int, epoch_ended: bool) -> bool:
+    """Whether something is due after a step."""
+    return epoch_ended if often == "epoch" else step % often == 0
+
+
 @spec("loop")
 class LoopSpec(Spec):
     """The settings of the training loop. It ends after ``steps`` or ``epochs``, whichever comes first."""
@@ -66,3 +71,10 @@ class LoopSpec(Spec):
         if value != value:
             return False
         return than is None or (value > than if self.mode == "max" else value < than)
+
+    def length(self, step: int, epoch: int) -> int | None:
+        """How many steps there will be, judged after ``step`` of them and ``epoch`` whole epochs; None if unknown."""
+        if self.epochs is None or epoch == 0:
+            return self.steps
+        by_epochs = round(step / epoch * self.epochs)
+        return min(self.steps or by_epochs, by_epochs)

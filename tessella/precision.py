@@ -10,7 +10,7 @@ from torch import nn
 
 PrecisionName = Literal["auto", "32", "bf16"]
 
-FABRIC = {"32": "32-true", "bf16": "bf16-mixed"}
+FABRIC: dict[str, Literal["32-true", "bf16-mixed"]] = {"32": "32-true", "bf16": "bf16-mixed"}
 """What lightning-fabric calls them."""
 
 

@@ -23,10 +23,13 @@ from tessella.precision import FABRIC, choose
 
 
 class Interrupted(SystemExit):
-    """A training was asked to stop, and has saved where it was: the program ends with code 130."""
+    """A training was asked to stop, and has saved where it was: the program ends with code 130.
 
-    def __init__(self, step: int) -> None:
-        super().__init__(130)
+    Only the first process does: one that is started by it and fails would make it seem to have failed itself.
+    """
+
+    def __init__(self, step: int, rank: int = 0) -> None:
+        super().__init__(130 if rank == 0 else 0)
         self.step = step
 
 

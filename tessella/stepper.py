@@ -9,6 +9,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from tessella import optimizers
+from tessella.averages import Ema
+from tessella.errors import InputError
 from tessella.lesson import Batch, Lesson
 from tessella.loop import LoopSpec
 from tessella.optimizers import OptimizerSpec
@@ -36,10 +39,11 @@ class Stepper:
     """
 
     def __init__(self, fabric: Fabric, lesson: Lesson, loop: LoopSpec, optimizer: OptimizerSpec) -> None:
-        self.fabric, self.loop = fabric, loop
+        self.fabric, self.loop, self.model = fabric, loop, lesson.model
         self.module = fabric.setup(_Judged(lesson))
         self.weights = Weights(lesson.model)
         self.optimizer = optimizer.build(self.weights.named)
+        self.ema = Ema(self.weights.named, loop.ema) if loop.ema else None
         self.names: tuple[str, ...] = ()
         """What the rows of ``take`` hold after weight and stop: ``loss`` and the objective's other means."""
 
@@ -55,7 +59,7 @@ class Stepper:
         row, unit = self._backward(batches)
         row[1] = float(stop)
         if self.fabric.world_size > 1:
-            row = self.fabric.all_reduce(row, reduce_op="sum")
+            row = torch.as_tensor(self.fabric.all_reduce(row, reduce_op="sum"))
         self.weights.collect()
         gradients = [w.grad for w in self.weights.named.values() if w.grad is not None]
         if self.fabric.world_size * len(batches) > 1:
@@ -66,7 +70,31 @@ class Stepper:
             group["lr"] = rate
         self.optimizer.step()
         self.weights.publish()
+        if self.ema:
+            self.ema.update(self.weights.named, step)
         return row
+
+    @property
+    def best_guess(self) -> Mapping[str, Tensor]:
+        """The weights to judge and to save: the moving average if there is one."""
+        return self.ema.average if self.ema else self.weights.named
+
+    def memory(self) -> dict[str, Tensor]:
+        """What a checkpoint has to hold besides the model: ``optimizer/weight/quantity`` and ``ema/weight``."""
+        tensors = optimizers.memory(self.optimizer, self.weights.named)
+        averages = self.ema.average if self.ema else {}
+        return {f"optimizer/{n}": t for n, t in tensors.items()} | {f"ema/{n}": t for n, t in averages.items()}
+
+    def recall(self, model: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:
+        """Goes back to the model's state dict and the ``memory`` of a checkpoint. Errors: InputError if of another."""
+        fill(self.model, model)
+        self.weights.publish()
+        own = {n.removeprefix("optimizer/"): t for n, t in memory.items() if n.startswith("optimizer/")}
+        optimizers.recall(self.optimizer, self.weights.named, own)
+        for name, average in (self.ema.average if self.ema else {}).items():
+            if f"ema/{name}" not in memory:
+                raise InputError(f"the checkpoint has no moving average of '{name}'; keep loop.ema as it was")
+            average.copy_(memory[f"ema/{name}"])
 
     def _backward(self, batches: list[Batch]) -> tuple[Tensor, Tensor]:
         """Adds up the gradients of ``loss · weight / unit``; gives this process's row, and the unit.
@@ -92,3 +120,16 @@ class Stepper:
             row[0] += weight
             row[2:] += values * weight
         return row, unit
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies a state dict into a model. Errors: InputError unless names and shapes are the same on both sides."""
+    own = model.state_dict()
+    odd = sorted(own.keys() ^ tensors.keys())
+    if odd:
+        whose = "model" if odd[0] in own else "checkpoint"
+        raise InputError(f"only the {whose} has '{odd[0]}' ({len(odd)} such names); keep the recipe as it was")
+    for name, tensor in tensors.items():
+        if tensor.shape != own[name].shape:
+            raise InputError(f"'{name}' is {tuple(own[name].shape)} here, {tuple(tensor.shape)} in the checkpoint")
+    model.load_state_dict(tensors)
