@@ -109,7 +109,7 @@ def test_training_is_the_same_in_every_process() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("text", ["a", "0", "\0", "▁", "가나다", "x" * 30_000, "a a", "<", "\x1a"])
+@pytest.mark.parametrize("text", ["a", "0", "\0", "▁", "가나다", "x" * 5_000, "a a", "<", "\x1a"])
 def test_tiny_corpora_train(method: str, text: str) -> None:
     codec = train_codec(CodecSpec(method=method, size=300), [text], [text])
     assert codec.source.size <= 300
