@@ -33,10 +33,11 @@ class Position:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Position:
         """The other direction of ``to_dict``. Raises InputError for anything else."""
-        numbers = [data.get("epoch"), data.get("batch")] if isinstance(data, Mapping) else []
-        if len(numbers) != 2 or not all(type(n) is int and n >= 0 for n in numbers):
+        epoch, batch = (data.get("epoch"), data.get("batch")) if isinstance(data, Mapping) else (None, None)
+        # type() and not isinstance(): true is no number here
+        if type(epoch) is not int or type(batch) is not int or min(epoch, batch) < 0:
             raise InputError(f"a position needs 'epoch' and 'batch', whole numbers from 0; got {str(data)[:80]}")
-        return cls(*numbers)
+        return cls(epoch, batch)
 
 
 class TokenBatches:

@@ -20,6 +20,8 @@ from tessella.text import Codec
 
 ENCODED_AT_ONCE = 10_000
 
+Ids = Sequence[int] | np.ndarray
+
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
@@ -29,7 +31,7 @@ class Ragged:
     starts: np.ndarray
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence[int]]) -> Ragged:
+    def of(cls, rows: Iterable[Ids]) -> Ragged:
         """Pack rows of ids (each below 2**31)."""
         flat: list[np.ndarray] = []
         starts = [0]
@@ -62,9 +64,7 @@ class PairData(Dataset[dict[str, Tensor]]):
     ``pads`` are the pad ids of source and target. It holds flat arrays only, so that worker processes get it quickly.
     """
 
-    def __init__(
-        self, source: Iterable[Sequence[int]], target: Iterable[Sequence[int]], pads: tuple[int, int] = (0, 0)
-    ):
+    def __init__(self, source: Iterable[Ids], target: Iterable[Ids], pads: tuple[int, int] = (0, 0)):
         self.source, self.target = Ragged.of(source), Ragged.of(target)
         self.pads = pads
         if len(self.source) != len(self.target):
