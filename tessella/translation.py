@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tessella.data.batches import Position, TokenBatches
+from tessella.data.batches import TokenBatches
 from tessella.data.pairs import PairData, stream
-from tessella.data.parallel import TABLES, Columns, Pair, read_parallel, read_split
+from tessella.data.parallel import Columns, Pair, read_parallel, read_split
 from tessella.data.quarantine import Quarantine
 from tessella.decode import Decoding
 from tessella.errors import InputError
@@ -62,14 +62,13 @@ def lesson_of(
     recipe: Translation, model: nn.Module, codec: Codec, pairs: Sequence[Pair], validation: Sequence[Pair]
 ) -> Lesson:
     """What the training loop has to know of this task."""
-    held = PairData.encode(pairs, codec)
+    held = PairData.from_pairs(pairs, codec)
     batches = TokenBatches(held.lengths, recipe.batch_tokens, recipe.loop.seed)
     return Lesson(
         model=model,
         objective=recipe.objective,
         batches=partial(stream, held, batches, workers=recipe.loop.workers),
-        start=Position(),
-        validate=partial(validate, codec, PairData.encode(validation, codec), validation, recipe),
+        validate=partial(validate, codec, PairData.from_pairs(validation, codec), validation, recipe),
     )
 
 
@@ -107,7 +106,7 @@ def read_pairs(
         raise InputError(f"no data at {data}; give a folder with {what.train}.{what.source}, or a table")
     splits = []
     for split in (what.train, what.validation):
-        if Path(split).suffix in TABLES:
+        if Path(split).suffix:
             splits.append(_read_table(what, data / split, quarantine))
         else:
             languages = (what.source, what.target)
