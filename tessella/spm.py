@@ -76,8 +76,9 @@ def marian_tokenizer(model: SpmModel, ids: Mapping[str, int], special: SpecialId
     engine = tokenizers.Tokenizer(_unigram(model, codes))
     engine.normalizer = _normalizer(model, codes)
     engine.pre_tokenizer = pre_tokenizers.Split(tokenizers.Regex(r"\A>>[^ ]*<< "), "isolated")
+    spelled = [decoders.ByteFallback()] if model.byte_fallback else []
     engine.decoder = decoders.Sequence(
-        [decoders.Replace(SPACE, " "), *([decoders.ByteFallback()] if model.byte_fallback else []), decoders.Fuse()]
+        [decoders.Replace(" ", ""), decoders.Replace(SPACE, " "), *spelled, decoders.Fuse()]
     )
     # Not "special" to the engine: our Tokenizer reads those as plain text, where nothing spells a special piece.
     engine.add_tokens([AddedToken(piece, normalized=False, special=False) for piece in literal])
