@@ -83,12 +83,12 @@ def multi30k_de_en() -> Translation:
 
 def multi30k_de_en_additive() -> Translation:
     """The same with a recurrent network and Bahdanau's attention."""
-    return _multi30k("de", "en", seq2seq(0, "additive", dim=256, hidden=256, dropout=0.4))
+    return _recurrent(seq2seq(0, "additive", dim=256, hidden=256, dropout=0.35))
 
 
 def multi30k_de_en_seq2seq() -> Translation:
     """The same with a recurrent network that squeezes the sentence into one fixed vector."""
-    return _multi30k("de", "en", seq2seq(0, "none", dim=256, hidden=256, dropout=0.4))
+    return _recurrent(seq2seq(0, "none", dim=256, hidden=256, dropout=0.35))
 
 
 def multi30k_en_de() -> Translation:
@@ -102,6 +102,11 @@ def ko_en() -> Translation:
     return base.replace(
         data=ParallelText(source="ko", target="en", validation="dev"), codec=CodecSpec(size=12000), batch_tokens=8192
     )
+
+
+def _recurrent(model: Model) -> Translation:
+    schedule, loop = InverseSqrt(peak=1.5e-3, warmup=500), LoopSpec(epochs=12, average=3)
+    return _multi30k("de", "en", model).replace(schedule=schedule, loop=loop)
 
 
 def _multi30k(source: str, target: str, model: Model) -> Translation:

@@ -68,7 +68,7 @@ def gru(x: Tensor, rest: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ..
     h_r, h_z, h_n = rest.chunk(3, dim=-1)
     update = torch.sigmoid(x_z + h_z)
     fresh = torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n)
-    return (torch.lerp(fresh, h, update),)
+    return (fresh + update * (h - fresh),)
 
 
 def lstm(x: Tensor, rest: Tensor, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
