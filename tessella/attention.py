@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 SHORT = 64 * 64
 """Queries times keys up to which scores are written out on a processor."""
 
@@ -185,9 +184,9 @@ class Maps(Mapping[str, Tensor]):
 def watch(model: nn.Module) -> Iterator[Maps]:
     """See every attention map of any model, without changing what it computes.
 
-        with watch(model) as seen:
-            model(source, target)
-        seen["decoder.blocks.3.cross.attend"]          # b h n m, rows sum to 1
+    with watch(model) as seen:
+        model(source, target)
+    seen["decoder.blocks.3.cross.attend"]          # b h n m, rows sum to 1
     """
     watched = {name: module for name, module in model.named_modules() if isinstance(module, Attend)}
     try:

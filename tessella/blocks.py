@@ -54,7 +54,7 @@ class PostNorm(nn.Module):
 
 
 class PreNorm(PostNorm):
-    """x + Dropout(sublayer(LayerNorm(x))): trains deeper stacks (Xiong et al. 2020); the stack ends with a LayerNorm."""
+    """x + Dropout(sublayer(LayerNorm(x))), for deeper stacks (Xiong et al. 2020); these end with a LayerNorm."""
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         return x + self.drop(sublayer(self.norm(x)))
@@ -66,11 +66,13 @@ RESIDUALS: dict[str, type[PostNorm]] = {"post": PostNorm, "post+final": PostNorm
 class Block(nn.Module):
     """A layer of the Transformer (Vaswani et al. 2017, figure 1); with `cross`, a layer of its decoder.
 
-        x -> [self-attention] -> [attention to the memory] -> [feed-forward] ->
-             each inside its own residual, given as a part
+    x -> [self-attention] -> [attention to the memory] -> [feed-forward] ->
+         each inside its own residual, given as a part
     """
 
-    def __init__(self, attn: Attention, mlp: nn.Module, residual: Callable[[], nn.Module], cross: Attention | None = None):
+    def __init__(
+        self, attn: Attention, mlp: nn.Module, residual: Callable[[], nn.Module], cross: Attention | None = None
+    ):
         super().__init__()
         self.attn, self.attn_residual = attn, residual()
         self.cross, self.cross_residual = cross, residual() if cross is not None else None

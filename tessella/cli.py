@@ -15,17 +15,22 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="tessella",
-    help="Turn any modality into tokens; attention does the rest. Train, evaluate, look into and use transformers on your own data.",
+    help="Turn any modality into tokens; attention does the rest. "
+    "Train, evaluate, look into and use transformers on your own data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Run = Annotated[str, typer.Argument(help="A run folder, or hf://owner/name of a public checkpoint.", show_default=False)]
+Run = Annotated[
+    str, typer.Argument(help="A run folder, or hf://owner/name of a public checkpoint.", show_default=False)
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads; all cores if left out.", min=1)]
-Beam = Annotated[int | None, typer.Option(help="Hypotheses kept; 1 is greedy. The run's own setting if left out.", min=1)]
+Beam = Annotated[
+    int | None, typer.Option(help="Hypotheses kept; 1 is greedy. The run's own setting if left out.", min=1)
+]
 Alpha = Annotated[float | None, typer.Option(help="Length penalty; larger favours longer answers.", min=0)]
 
 
@@ -88,7 +93,9 @@ def models(
 @app.command()
 def translate(
     run: Run,
-    texts: Annotated[list[str] | None, typer.Argument(help="Sentences; without any, standard input line by line.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Sentences; without any, standard input line by line.")
+    ] = None,
     file: Annotated[Path | None, typer.Option(help="Translate this file, line by line.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the translations there instead of printing them.")] = None,
     beam: Beam = None,
@@ -126,7 +133,7 @@ def evaluate(
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
-    """Score runs on a test set: BLEU and chrF with signatures, by length and domain; several runs by paired bootstrap."""
+    """Score runs on a test set: BLEU, chrF, by length and domain; compare several by paired bootstrap."""
     from tessella import evaluate as judge
     from tessella import tables
 

@@ -69,9 +69,7 @@ def search(
     if how.beam == 1:
         found = greedy(step, state, start=start, end=end, limits=limits, forbid=forbid, penalty=how.divisor)
         return [[one] for one in found]
-    return beam(
-        step, state, how.beam, how.nbest, how.divisor, start=start, end=end, limits=limits, forbid=forbid
-    )
+    return beam(step, state, how.beam, how.nbest, how.divisor, start=start, end=end, limits=limits, forbid=forbid)
 
 
 @torch.inference_mode()

@@ -65,9 +65,9 @@ class EncoderDecoder(Model):
 class EncoderDecoderModel(nn.Module):
     """p(target | source), word by word.
 
-        source -> [stem] -> [encoder] -> memory
-                                           |
-        target -> [stem] ----------> [decoder] -> [head] -> a score for every next word
+    source -> [stem] -> [encoder] -> memory
+                                       |
+    target -> [stem] ----------> [decoder] -> [head] -> a score for every next word
     """
 
     def __init__(self, s: EncoderDecoder):

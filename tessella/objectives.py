@@ -15,7 +15,7 @@ Losses = dict[str, Tensor]
 
 
 class Objective(Spec):
-    """Role: callable (model, batch) -> {"loss": mean, "weight": over how many, other metrics}; the loop knows no more."""
+    """Role: callable (model, batch) -> {"loss": mean, "weight": over how many, ...}; the loop knows no more."""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         """Losses of one batch, differentiable."""

@@ -11,7 +11,7 @@ from torch import nn
 
 from tessella.errors import InputError
 from tessella.models import Model
-from tessella.recipes import Recipe, Translation, from_yaml
+from tessella.recipes import Translation, from_yaml
 from tessella.runs import RunFolder
 from tessella.text import Codec
 from tessella.translator import Translator
@@ -56,7 +56,9 @@ def filled(model: Model, run: RunFolder) -> nn.Module:
     odd = sorted(own.keys() ^ weights.keys())
     if odd:
         whose = "is missing from" if odd[0] in own else "is not in the recipe's model but in"
-        raise InputError(f"'{odd[0]}' {whose} {where} ({len(odd)} such names); recipe and weights are of different models")
+        raise InputError(
+            f"'{odd[0]}' {whose} {where} ({len(odd)} such names); recipe and weights are of different models"
+        )
     for name, tensor in weights.items():
         if tensor.shape != own[name].shape:
             shapes = f"{tuple(own[name].shape)} in the recipe's model, {tuple(tensor.shape)} in {where}"

@@ -112,10 +112,7 @@ def moses_bleu(answers: Sequence[str], references: Sequence[str], language: str)
     normalise, tokenise = MosesPunctNormalizer(language), MosesTokenizer(language)
 
     def prepared(texts: Sequence[str]) -> list[str]:
-        return [
-            tokenise.tokenize(normalise.normalize(t).lower(), aggressive_dash_splits=False, return_str=True)
-            for t in texts
-        ]
+        return [str(tokenise.tokenize(normalise.normalize(t).lower(), return_str=True)) for t in texts]
 
     return sacrebleu.corpus_bleu(prepared(answers), [prepared(references)], tokenize="none", force=True).score
 

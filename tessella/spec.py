@@ -92,7 +92,7 @@ def from_dict(data: Mapping[str, Any], expected: type[S] | None = None) -> S:
         raise InputError(_explain(error)) from None
     if expected is not None and not isinstance(made, expected):
         raise InputError(f"'{made.kind}' is not usable here; expected {_role(expected)}")
-    return made
+    return made  # pyright: ignore[reportReturnType]  # `expected` was checked above
 
 
 def to_dict(made: Spec) -> dict[str, Any]:
@@ -112,7 +112,9 @@ def override(made: S, path: str, value: Any) -> S:
     for name in [*parents, last]:
         if not isinstance(here, dict) or name not in here:
             known = [k for k in here if k != "kind"] if isinstance(here, dict) else []
-            where = f"of '{here.get('kind', '.'.join(walked))}'" if isinstance(here, dict) else f"in '{'.'.join(walked)}'"
+            where = (
+                f"of '{here.get('kind', '.'.join(walked))}'" if isinstance(here, dict) else f"in '{'.'.join(walked)}'"
+            )
             raise InputError(f"no field {where} called '{name}'{did_you_mean(name, known)}")
         walked.append(name)
         if len(walked) <= len(parents):

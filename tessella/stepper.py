@@ -15,7 +15,7 @@ from tessella.errors import InputError
 from tessella.lesson import Batch, Lesson
 from tessella.loop import LoopSpec
 from tessella.optimizers import OptimizerSpec
-from tessella.precision import Weights
+from tessella.precision import choose, weights_of
 from tessella.processes import seed_all
 
 
@@ -41,7 +41,8 @@ class Stepper:
     def __init__(self, fabric: Fabric, lesson: Lesson, loop: LoopSpec, optimizer: OptimizerSpec) -> None:
         self.fabric, self.loop, self.model = fabric, loop, lesson.model
         self.module = fabric.setup(_Judged(lesson))
-        self.weights = Weights(lesson.model)
+        precision = choose(loop.precision, fabric.device.type)
+        self.weights = weights_of(lesson.model, precision, fabric.world_size)
         self.optimizer = optimizer.build(self.weights.named)
         self.ema = Ema(self.weights.named, loop.ema) if loop.ema else None
         self.names: tuple[str, ...] = ()
@@ -60,7 +61,6 @@ class Stepper:
         row[1] = float(stop)
         if self.fabric.world_size > 1:
             row = torch.as_tensor(self.fabric.all_reduce(row, reduce_op="sum"))
-        self.weights.collect()
         gradients = [w.grad for w in self.weights.named.values() if w.grad is not None]
         if self.fabric.world_size * len(batches) > 1:
             torch._foreach_mul_(gradients, (self.fabric.world_size * unit / row[0]).float())
@@ -69,7 +69,6 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.weights.publish()
         if self.ema:
             self.ema.update(self.weights.named, step)
         return row
@@ -88,7 +87,6 @@ class Stepper:
     def recall(self, model: Mapping[str, Tensor], memory: Mapping[str, Tensor]) -> None:
         """Goes back to the model's state dict and the ``memory`` of a checkpoint. Errors: InputError if of another."""
         fill(self.model, model)
-        self.weights.publish()
         own = {n.removeprefix("optimizer/"): t for n, t in memory.items() if n.startswith("optimizer/")}
         optimizers.recall(self.optimizer, self.weights.named, own)
         for name, average in (self.ema.average if self.ema else {}).items():
@@ -106,7 +104,7 @@ class Stepper:
         unit = torch.ones((), dtype=torch.float64, device=self.fabric.device)
         for turn, batch in enumerate(batches):
             last = turn == len(batches) - 1
-            with self.fabric.no_backward_sync(self.module, enabled=not last):
+            with self.weights.computing(), self.fabric.no_backward_sync(self.module, enabled=not last):
                 out = dict(self.module(self.fabric.to_device(batch)))
                 loss, given = out.pop("loss"), out.pop("weight")
                 weight = torch.as_tensor(given, dtype=torch.float64, device=self.fabric.device)

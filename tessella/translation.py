@@ -90,9 +90,7 @@ def validate(
     return {"loss": total / max(tokens, 1), **scores, "exact": 100 * exact}
 
 
-def read_pairs(
-    what: ParallelText, data: Path, quarantine: Quarantine, seed: int
-) -> tuple[list[Pair], list[Pair]]:
+def read_pairs(what: ParallelText, data: Path, quarantine: Quarantine, seed: int) -> tuple[list[Pair], list[Pair]]:
     """Training and validation pairs; of a single table, a share is held out by a draw that depends on the seed."""
     if data.is_file():
         pairs = _read_table(what, data, quarantine)

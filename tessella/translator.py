@@ -21,7 +21,7 @@ class Looked:
     source: list[str]
     target: list[str]
     weights: Tensor
-    """target pieces x source pieces, mean over heads (and layers, unless one was asked for); rows sum to 1."""
+    """target pieces x source pieces, mean over heads and layers; rows sum to 1."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Answer:
 
     source: str
     text: str
+    ids: list[int] = field(default_factory=list)
+    """The target ids of `text`, without bos and eos."""
     score: float = 0.0
     """Log-probability (nats) over the length penalty."""
     logprob: float = 0.0
@@ -70,7 +72,9 @@ class Translator:
         how = decoding or self.decoding
         lines = [" ".join(t.split()) for t in texts]
         rows = self.codec.source.encode(lines)
-        answers: list[Answer | None] = [self._refused(t, line, row) for t, line, row in zip(texts, lines, rows, strict=True)]
+        answers: list[Answer | None] = [
+            self._refused(t, line, row) for t, line, row in zip(texts, lines, rows, strict=True)
+        ]
         usable = [i for i, answer in enumerate(answers) if answer is None]
         done(len(rows) - len(usable))
         for batch in self._batches(usable, rows, how.beam):
@@ -95,7 +99,7 @@ class Translator:
                 forbid=sorted({target.pad, target.bos, target.unk} - {target.eos}),
             )
 
-    def look(self, source: Sequence[int], target: Sequence[int], layer: int | None = None) -> Looked:
+    def look(self, source: Sequence[int], target: Sequence[int]) -> Looked:
         """The attention over the source while the target (ids without bos and eos) and its end are written."""
         codec, device = self.codec, next(self.model.parameters()).device
         read = torch.tensor([[codec.target.bos, *target]], device=device)
@@ -105,7 +109,7 @@ class Translator:
         if not maps:
             n = len(source)  # no attention: every word is written from the same vector
             maps = [torch.full((len(target) + 1, n), 1 / n)]
-        weights = torch.stack(maps).mean(0) if layer is None else maps[layer]
+        weights = torch.stack(maps).mean(0)
         names = codec.target.pieces([*target, codec.target.eos])
         return Looked(codec.source.pieces(source), names, weights.float().cpu())
 
@@ -114,7 +118,7 @@ class Translator:
         best = found[0]
         others = [(words, h.score) for words, h in zip(written[1:], found[1:], strict=True)]
         looked = self.look(row, best.ids) if attention else None
-        return Answer(text, written[0], best.score, best.logprob, others, looked=looked)
+        return Answer(text, written[0], best.ids, best.score, best.logprob, others, looked=looked)
 
     def _refused(self, text: str, line: str, row: Sequence[int]) -> Answer | None:
         if not line:

@@ -164,7 +164,10 @@ class RecurrentDecoderTrunk(nn.Module):
         super().__init__()
         self.look, context = {
             "none": lambda: (None, s.memory),
-            "additive": lambda: (LookBefore(s, Additive(s.hidden), nn.Linear(s.memory, s.hidden, bias=False)), s.memory),
+            "additive": lambda: (
+                LookBefore(s, Additive(s.hidden), nn.Linear(s.memory, s.hidden, bias=False)),
+                s.memory,
+            ),
             "dot": lambda: (LookAfter(s, Dot(scale=1.0), nn.Identity()), s.hidden),
             "general": lambda: (LookAfter(s, Dot(scale=1.0), nn.Linear(s.memory, s.hidden, bias=False)), s.hidden),
         }[s.attention]()
@@ -248,7 +251,7 @@ class LookBefore(nn.Module):
 
 
 class LookAfter(LookBefore):
-    """Luong et al. 2015, eq. 5: the state after the word looks; tanh(W_c [c; h]) is read out and fed to the next step."""
+    """Luong et al. 2015, eq. 5: the state after the word looks; tanh(W_c [c; h]) is read out and fed on."""
 
     def __init__(self, s: RecurrentDecoder, attend: Attend, key: nn.Module):
         super().__init__(s, attend, key)

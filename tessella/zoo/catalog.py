@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from tessella.errors import InputError, did_you_mean
@@ -39,6 +40,25 @@ def model_spec(name: str, options: dict[str, Any]) -> Model:
     if missing:
         raise InputError(f"'{name}' needs {', '.join(missing)}")
     return make(**options)
+
+
+class Listed(NamedTuple):
+    """A row of `tessella models`."""
+
+    name: str
+    parameters: int
+    about: str
+
+
+def listing(vocab: int = 37000) -> list[Listed]:
+    """Every model with its parameter count at one joint vocabulary of this size."""
+    rows = []
+    for name, make in MODELS.items():
+        with torch.device("meta"):
+            count = sum(p.numel() for p in model_spec(name, {"vocab": vocab}).build().parameters())
+        page = inspect.getmodule(getattr(make, "func", make))
+        rows.append(Listed(name, count, (page.__doc__ or "").splitlines()[0] if page else ""))
+    return rows
 
 
 def create(name: str, **options: Any) -> nn.Module:

@@ -45,8 +45,19 @@ def transformer(
     dropout: float | None = None,
 ) -> EncoderDecoder:
     """The spec of a Transformer; with target_vocab, source and target have vocabularies of their own."""
-    depth, dim, hidden, heads, usual = SIZES[size]
-    p = usual if dropout is None else dropout
+    measures = SIZES[size] if dropout is None else SIZES[size]._replace(dropout=dropout)
+    return sized(measures, vocab, target_vocab, norm, positions)
+
+
+def sized(
+    measures: Size,
+    vocab: int,
+    target_vocab: int | None = None,
+    norm: Literal["post", "post+final", "pre"] = "post",
+    positions: Positions | None = None,
+) -> EncoderDecoder:
+    """The spec of a Transformer in measures of one's own."""
+    depth, dim, hidden, heads, p = measures
     positions = positions or Sinusoidal()
     stack = {"dim": dim, "depth": depth, "heads": heads, "hidden": hidden, "dropout": p, "norm": norm}
     return EncoderDecoder(
