@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 PrecisionName = Literal["auto", "32", "bf16"]
 
@@ -31,19 +33,87 @@ def _cpu_flags() -> set[str]:
     return set(next(lines, "").split())
 
 
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase)
+"""Their few weights stay fp32 beside bf16 features: torch computes that mix, and faster."""
+
+
 class Weights:
     """The fp32 weights behind a model: what the optimizer moves, what is averaged and what is saved.
 
-    Here they are the model's own parameters (fp32, or autocast around them). A model that computes with a bf16 copy
-    needs another class with the same three methods: ``collect`` brings the copy's gradients to the fp32 weights,
-    ``publish`` brings the fp32 weights to the copy.
+    Forward and backward passes of training happen inside ``computing``. Here the model computes with the weights
+    themselves (in fp32, or with autocast around them).
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.named: dict[str, nn.Parameter] = {n: p for n, p in model.named_parameters() if p.requires_grad}
 
-    def collect(self) -> None:
-        """After the backward passes of a step: gradients are in ``named`` from now on."""
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around one forward and backward pass; gradients of several add up in ``named``."""
+        yield
 
-    def publish(self) -> None:
-        """After the optimizer, or after other values were loaded into ``named``: the model computes with them."""
+
+class CopiedWeights(Weights):
+    """Weights that are fp32, except inside ``computing``, where the model has a bf16 copy of them.
+
+    Autocast casts each weight anew in each pass and keeps what is added to residuals in fp32, so that most operations
+    between products convert their inputs. With bf16 weights (Micikevicius et al. 2018: an fp32 master copy, which the
+    optimizer moves) features are bf16 throughout; autocast stays on for what enters a model as fp32, like pixels.
+
+    One copy is made at the start of each ``computing`` and its gradients are brought to fp32 at the end, so outside,
+    a model is as it always was: to be saved, loaded, averaged, validated. For one process; DistributedDataParallel
+    holds on to gradients of the weights' own type.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        kept = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+        self._copied = [p for p in model.parameters() if p.dtype == torch.float32 and id(p) not in kept]
+        whole = torch.empty(sum(p.numel() for p in self._copied), dtype=torch.bfloat16, device=_device(self._copied))
+        parts = whole.split([p.numel() for p in self._copied])
+        self._copies = [part.view(p.shape) for part, p in zip(parts, self._copied, strict=True)]
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Not reentrant; an exception inside leaves the fp32 weights and the gradients from before."""
+        masters = [p.data for p in self._copied]
+        before = [p.grad for p in self._copied]
+        torch._foreach_copy_(self._copies, masters)
+        _give(self._copied, self._copies)
+        grads: list[Tensor | None] = before
+        try:
+            yield
+            grads = _sums(before, [p.grad for p in self._copied])
+        finally:
+            _give(self._copied, masters)
+            for p, grad in zip(self._copied, grads, strict=True):
+                p.grad = grad
+
+
+def weights_of(model: nn.Module, precision: str, processes: int = 1) -> Weights:
+    """The fastest way to hold a model's weights: precision is what ``choose`` chose, of fabric's names or ours."""
+    return CopiedWeights(model) if precision.startswith("bf16") and processes == 1 else Weights(model)
+
+
+def _device(parameters: list[nn.Parameter]) -> torch.device:
+    return parameters[0].device if parameters else torch.device("cpu")
+
+
+def _give(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    """Gives parameters other values, of another type if need be, without gradients (theirs would be of the old type)."""
+    for p, value in zip(parameters, values, strict=True):
+        p.grad = None
+        p.data = value
+
+
+def _sums(before: list[Tensor | None], new: list[Tensor | None]) -> list[Tensor | None]:
+    """Gradients in fp32: those from before plus new ones; None where there are neither."""
+    fresh = [g for g in new if g is not None]
+    wide = [torch.empty_like(g, dtype=torch.float32) for g in fresh]
+    torch._foreach_copy_(wide, fresh)
+    given = iter(wide)
+    sums: list[Tensor | None] = []
+    for old, g in zip(before, new, strict=True):
+        now = None if g is None else next(given)
+        sums.append(old if now is None else now if old is None else old.add_(now))
+    return sums
