@@ -83,25 +83,22 @@ def compare_ct2(run: Path, out: Path) -> None:
     export_run(run, "ctranslate2", out)
     theirs = ctranslate2.Translator(str(out), compute_type="float32")
     vocabulary = {side: getattr(ours.codec, side).vocabulary for side in ("source", "target")}
+    rows = ours.codec.source.encode([" ".join(text.split()) for text in SENTENCES])
     for beam in (1, 4):
-        for text in SENTENCES:
-            row = ours.codec.source.encode([" ".join(text.split())])[0]
-            how = Decoding(beam=beam, alpha=1.0, penalty="power", ratio=0.0, extra=12)
-            best = ours.search([row], how)[0][0]
-            found = theirs.translate_batch(
-                [[vocabulary["source"][i] for i in row]],
-                beam_size=beam,
-                length_penalty=1.0,
-                max_decoding_length=12,
-                min_decoding_length=0,
-                patience=8
-                if beam > 1
-                else 1,  # they stop at the first `beam` finished ones, which a longer one may beat
-                return_scores=True,
-            )[0]
-            assert found.hypotheses[0] == [vocabulary["target"][i] for i in best.ids], (beam, text)
-            if beam > 1:  # greedy search counts what the forbidden pieces would have had
-                assert abs(found.scores[0] - best.score) < 1e-3, (beam, text)
+        how = Decoding(beam=beam, alpha=1.0, penalty="power", ratio=0.0, extra=12)
+        best = [found[0] for found in ours.search(rows, how)]
+        answers = theirs.translate_batch(
+            [[vocabulary["source"][i] for i in row] for row in rows],
+            beam_size=beam,
+            length_penalty=1.0,
+            max_decoding_length=12,
+            min_decoding_length=0,
+            patience=8 if beam > 1 else 1,  # else they stop where a longer answer may still win
+            return_scores=True,
+        )
+        assert [a.hypotheses[0] for a in answers] == [[vocabulary["target"][i] for i in b.ids] for b in best]
+        if beam > 1:  # greedy search counts what the forbidden pieces would have had
+            assert max(abs(a.scores[0] - b.score) for a, b in zip(answers, best, strict=True)) < 1e-3
 
 
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
