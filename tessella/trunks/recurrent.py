@@ -239,12 +239,12 @@ class LookBefore(nn.Module):
         held = {"k": k, "v": v}
         return held if memory.keep is None else {**held, "keep": memory.keep}, past
 
-    def seen(self, h: Tensor, memory: dict[str, Tensor]) -> Tensor:
+    def glance(self, h: Tensor, memory: dict[str, Tensor]) -> Tensor:
         """b*w hidden -> b*w memory."""
         return self.attn(h[:, None], (memory["k"], memory["v"]), key_mask(memory.get("keep")))[:, 0]
 
     def before(self, past: dict[str, Tensor], memory: dict[str, Tensor]) -> Tensor:
-        return self.seen(past[self.top], memory)
+        return self.glance(past[self.top], memory)
 
     def after(self, h: Tensor, context: Tensor, past: dict[str, Tensor], memory: dict[str, Tensor]) -> Tensor:
         return context
@@ -266,7 +266,7 @@ class LookAfter(LookBefore):
         return past["fed"]
 
     def after(self, h: Tensor, context: Tensor, past: dict[str, Tensor], memory: dict[str, Tensor]) -> Tensor:
-        past["fed"] = torch.tanh(self.combine(torch.cat([self.seen(h, memory), h], dim=-1)))
+        past["fed"] = torch.tanh(self.combine(torch.cat([self.glance(h, memory), h], dim=-1)))
         return past["fed"]
 
 
