@@ -96,8 +96,9 @@ def greedy(
     while len(sentences):
         length += 1
         logits, state = step(ids, state)
-        top, word = _forbidden(logits.float(), forbid).max(dim=-1)
-        logprob = logprob + top - logits.float().logsumexp(dim=-1)
+        logits = _forbidden(logits.float(), forbid)
+        top, word = logits.max(dim=-1)
+        logprob = logprob + top - logits.logsumexp(dim=-1)
         words = torch.cat([words, word[:, None]], dim=1)
         ended = word == end
         done = ended | (limits[sentences] <= length)
