@@ -99,10 +99,12 @@ def new_folder(path: Path, needed: int = 0) -> Iterator[Path]:
                 sync(file)
             sync(temporary)
             write_json(temporary / MANIFEST, {"files": {file.name: digest(file) for file in files}})
-            if path.exists():  # a damaged one, seen and passed over before
-                shutil.rmtree(path)
+            aside = path.with_name(f".{path.name}.old.tmp")
+            if path.exists():
+                os.rename(path, aside)
             os.rename(temporary, path)
             sync(path.parent)
+            shutil.rmtree(aside, ignore_errors=True)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

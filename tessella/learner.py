@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from tessella.averages import Candidates, swapped
 from tessella.checkpoints import Checkpoint
 from tessella.data.batches import Position
 from tessella.errors import InputError, did_you_mean
-from tessella.lesson import Lesson, Stream
+from tessella.lesson import Lesson, Standing, Stream
 from tessella.loop import LoopSpec, due
 from tessella.optimizers import OptimizerSpec
 from tessella.processes import Interrupted, launch, seed_all, stop_requests
@@ -27,23 +27,6 @@ from tessella.stepper import Stepper, fill
 
 LOOK_EVERY = 10
 """Steps between two looks at what an accelerator has computed: looking makes the processor wait for it."""
-
-
-@dataclass
-class Standing:
-    """How far a training is, apart from tensors: JSON data in each checkpoint."""
-
-    step: int = 0
-    best: float | None = None
-    best_step: int = 0
-    stale: int = 0
-    """Validations since the best one."""
-    validated: int = 0
-    """The step of the last validation."""
-    seconds: float = 0.0
-    """Spent so far, over all sittings."""
-    tally: dict[str, float] = field(default_factory=dict)
-    """Sums since the last record in metrics.jsonl."""
 
 
 def learn(
@@ -81,6 +64,7 @@ class Learner:
         schedule.rate(1, loop.steps)  # complains now rather than after the data was read
         if loop.average and loop.average_of == "best" and lesson.validate is None:
             raise InputError("averaging the best checkpoints needs validation data; set loop.average_of to last")
+        run.checkpoints.keep = loop.keep
         self.writes = fabric.is_global_zero
         self.standing = Standing()
         self.stepper = Stepper(fabric, lesson, loop, optimizer)
@@ -136,12 +120,13 @@ class Learner:
             self._log()
         if validate:
             self._validate()
-        if save:
-            if self.loop.average_of == "last":
-                self.candidates.add(now.step, None, self.stepper.best_guess, self.writes)
-            self._save()
-        if stop:
-            self._stop()
+        if save and self.loop.average_of == "last":
+            self.candidates.add(now.step, None, self.stepper.best_guess, self.writes)
+        if not self._over():  # the last checkpoint comes after the last validation
+            if save:
+                self._save()
+            if stop:
+                self._stop()
 
     def _look(self) -> bool:
         """Reads the rows of the last steps into the tally. Out: whether a process was asked to stop."""
@@ -267,8 +252,10 @@ class Learner:
         """The last validation, checkpoint and average."""
         if self.standing.tally.get("weight"):
             self._log()
+            self.saved = -1
         if self.lesson.validate and self.standing.validated != self.standing.step:
             self._validate()
+            self.saved = -1
         self._save()
         if self.lesson.validate is None and self.writes:
             with swapped(self.lesson.model, self.stepper.best_guess):

@@ -1,9 +1,9 @@
-"""Lesson: what there is to learn, and the place in its data."""
+"""Lesson: what there is to learn, and how far one has come with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,6 +28,23 @@ class Lesson:
     the loop deals the batches out."""
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None
     """``validate(model)``: numbers by name; asked on the first process only, model in eval mode, without gradients."""
+
+
+@dataclass
+class Standing:
+    """How far a training is, apart from tensors: JSON data in each checkpoint."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    stale: int = 0
+    """Validations since the best one."""
+    validated: int = 0
+    """The step of the last validation."""
+    seconds: float = 0.0
+    """Spent so far, over all sittings."""
+    tally: dict[str, float] = field(default_factory=dict)
+    """Sums since the last record in metrics.jsonl."""
 
 
 class Stream:

@@ -56,7 +56,7 @@ class ProgressBar:
 
     def say(self, line: str) -> None:
         """One line that stays."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _left(self, step: int, now: float) -> str:
         if not self.total or step <= self.start:
