@@ -87,7 +87,8 @@ Part = Annotated[SerializeAsAny[S], BeforeValidator(revive)]
 def from_dict(data: Mapping[str, Any], expected: type[S] | None = None) -> S:
     """Plain data to a Spec. Raises InputError in one line: what is wrong, where, and what instead."""
     try:
-        made = revive(data) if "kind" in data or expected is None else expected.model_validate(data)
+        by_kind = "kind" in data or expected is None or not expected.kind
+        made = revive(data) if by_kind else expected.model_validate(data)
     except ValidationError as error:
         raise InputError(_explain(error)) from None
     if expected is not None and not isinstance(made, expected):

@@ -56,10 +56,7 @@ def test_heads_are_slices_of_one_projection():
     attn = Attention(12, 3)
     x = torch.randn(2, 5, 12)
     q, k, v = (p(x) for p in (attn.q, attn.k, attn.v))
-    heads = [
-        F.scaled_dot_product_attention(*(t[..., i * 4 : i * 4 + 4] for t in (q, k, v)))
-        for i in range(3)
-    ]
+    heads = [F.scaled_dot_product_attention(*(t[..., i * 4 : i * 4 + 4] for t in (q, k, v))) for i in range(3)]
     torch.testing.assert_close(attn(x), attn.out(torch.cat(heads, dim=-1)))
 
 
