@@ -80,7 +80,8 @@ class Learner:
         """The whole training."""
         self.bar = ProgressBar(self.loop.steps, self.standing.step, visible=self.writes)
         self._restore()
-        self.began = time.monotonic() - self.standing.seconds
+        self.saved_at = time.monotonic()
+        self.began = self.saved_at - self.standing.seconds
         self.bar.start = self.standing.step
         with stop_requests() as self.request, self.bar:
             while not self._over():
@@ -123,7 +124,7 @@ class Learner:
         if save and self.loop.average_of == "last":
             self.candidates.add(now.step, None, self.stepper.best_guess, self.writes)
         if not self._over():  # the last checkpoint comes after the last validation
-            if save:
+            if save or self._long_ago():
                 self._save()
             if stop:
                 self._stop()
@@ -132,19 +133,26 @@ class Learner:
         """Reads the rows of the last steps into the tally. Out: whether a process was asked to stop."""
         tally = self.standing.tally
         rows = torch.stack([row for _, _, row in self.unseen]).tolist()
-        for (step, rate, _), (weight, _, *sums) in zip(self.unseen, rows, strict=True):
-            if not math.isfinite(sums[0]):
-                raise InputError(
-                    f"the loss is not finite at step {step} (learning rate {rate:.3g}); nothing was saved since step "
-                    f"{max(self.saved, 0)}; lower the learning rate, lengthen the warm-up or clip the gradient"
-                )
+        for (step, rate, _), (weight, _, norm, *sums) in zip(self.unseen, rows, strict=True):
+            self._refuse_infinity(step, rate, weight, norm, sums[0])
             for name, value in zip(("weight", *self.stepper.names), (weight, *sums), strict=True):
                 tally[name] = tally.get(name, 0.0) + value
         step, rate, _ = self.unseen[-1]
         speed = tally["weight"] / tally["seconds"] if tally.get("seconds") else 0.0
-        self.bar.update(step, rows[-1][2] / rows[-1][0], rate, speed, self.loop.length(step, self.stream.place.epoch))
+        self.bar.update(step, rows[-1][3] / rows[-1][0], rate, speed, self.loop.length(step, self.stream.place.epoch))
         self.unseen.clear()
         return any(row[1] > 0 for row in rows)
+
+    def _refuse_infinity(self, step: int, rate: float, weight: float, norm: float, loss: float) -> None:
+        """What no later step could mend: it is seen before anything of it is saved."""
+        since = f"at step {step} (learning rate {rate:.3g}); nothing was saved since step {max(self.saved, 0)}"
+        if not weight > 0:
+            raise InputError(f"there is nothing to learn from {since}; look for batches without any target")
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = "gradient" if math.isfinite(loss) else "loss"
+            raise InputError(
+                f"the {what} is not finite {since}; lower the learning rate, lengthen the warm-up or clip the gradient"
+            )
 
     def _log(self) -> None:
         tally, now = self.standing.tally, self.standing
@@ -196,8 +204,8 @@ class Learner:
             self._look()
         if self.saved == now.step:
             return
-        self.saved = now.step
-        now.seconds = time.monotonic() - self.began
+        self.saved, self.saved_at = now.step, time.monotonic()
+        now.seconds = self.saved_at - self.began
         if not self.writes:
             return
         state = {
@@ -210,6 +218,11 @@ class Learner:
             files.sync(self.folder.path / METRICS)
         moment = Checkpoint(now.step, self.lesson.model.state_dict(), self.stepper.memory(), state)
         self.folder.checkpoints.save(moment)
+
+    def _long_ago(self) -> bool:
+        """Whether too much would be lost now; a checkpoint more or less changes no number."""
+        minutes = self.loop.checkpoint_minutes
+        return self.writes and minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
 
     def _stop(self) -> None:
         self._save()

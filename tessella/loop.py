@@ -48,6 +48,8 @@ class LoopSpec(Spec):
     """The weights of so many checkpoints are averaged at the end, and kept if they validate better; 0 for none."""
     average_of: Literal["last", "best"] = "last"
     checkpoint_every: Often = "epoch"
+    checkpoint_minutes: float | None = Field(15, gt=0)
+    """Another checkpoint if the last one is this old, for the safety of long epochs; never averaged. Null for none."""
     keep: PositiveInt = 2
     """Checkpoints kept."""
     log_every: PositiveInt = 50

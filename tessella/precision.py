@@ -100,7 +100,7 @@ def _device(parameters: list[nn.Parameter]) -> torch.device:
 
 
 def _give(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
-    """Gives parameters other values, of another type if need be, without gradients (theirs would be of the old type)."""
+    """Gives parameters other values, of another type if need be, and no gradients (those were of the old type)."""
     for p, value in zip(parameters, values, strict=True):
         p.grad = None
         p.data = value

@@ -46,13 +46,13 @@ class Stepper:
         self.optimizer = optimizer.build(self.weights.named)
         self.ema = Ema(self.weights.named, loop.ema) if loop.ema else None
         self.names: tuple[str, ...] = ()
-        """What the rows of ``take`` hold after weight and stop: ``loss`` and the objective's other means."""
+        """What the rows of ``take`` hold after weight, stop and norm: ``loss`` and the objective's other means."""
 
     def take(self, step: int, batches: list[Batch], rate: float, stop: bool) -> Tensor:
         """One optimizer step (counted from 1) at a learning rate.
 
-        Out: a row of sums over all processes, not yet waited for: weight, number of processes asked to stop, and
-        weight times each of ``names``.
+        Out: a row of sums over all processes, not yet waited for: weight, number of processes asked to stop, the
+        gradient's norm (of all together, before clipping), and weight times each of ``names``.
         """
         seed_all(self.loop.seed, step, self.fabric.global_rank)
         self.module.train()
@@ -64,8 +64,10 @@ class Stepper:
         gradients = [w.grad for w in self.weights.named.values() if w.grad is not None]
         if self.fabric.world_size * len(batches) > 1:
             torch._foreach_mul_(gradients, (self.fabric.world_size * unit / row[0]).float())
+        norm = nn.utils.get_total_norm(gradients)
         if self.loop.clip is not None:
-            nn.utils.clip_grad_norm_(self.weights.named.values(), self.loop.clip)
+            nn.utils.clip_grads_with_norm_(self.weights.named.values(), self.loop.clip, norm)
+        row[2] = norm
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -110,13 +112,13 @@ class Stepper:
                 weight = torch.as_tensor(given, dtype=torch.float64, device=self.fabric.device)
                 if turn == 0:
                     self.names = ("loss", *sorted(out))
-                    row = torch.zeros(2 + len(self.names), dtype=torch.float64, device=self.fabric.device)
+                    row = torch.zeros(3 + len(self.names), dtype=torch.float64, device=self.fabric.device)
                     unit = weight if self.fabric.world_size == 1 else unit
                 self.fabric.backward(loss * (weight / unit).to(loss.dtype))
             means = [loss, *(out[name] for name in self.names[1:])]
             values = torch.stack([torch.as_tensor(m, device=row.device).detach().double() for m in means])
             row[0] += weight
-            row[2:] += values * weight
+            row[3:] += values * weight
         return row, unit
 
 

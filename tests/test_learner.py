@@ -92,6 +92,47 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     assert RunFolder(tmp_path / "run").checkpoints.steps() == [5]
 
 
+class Explosion(torch.autograd.Function):
+    """The identity, with a gradient that is not finite."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return grads[0] * math.inf
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path, monkeypatch, clip):
+    """The loss is finite, the next one would not be: nothing of such a step is saved."""
+    real, calls = toy.objective, []
+
+    def objective(model, batch):
+        calls.append(batch)
+        out = real(model, batch)
+        return {**out, "loss": Explosion.apply(out["loss"]) if len(calls) == 7 else out["loss"]}
+
+    monkeypatch.setattr(toy, "objective", objective)
+    with pytest.raises(InputError, match="gradient is not finite at step 7"):
+        toy.train(tmp_path / "run", {"checkpoint_every": 1, "clip": clip})
+    assert RunFolder(tmp_path / "run").checkpoints.steps() == [5, 6]
+
+
+def test_a_step_without_items_stops_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(toy, "objective", lambda m, b: {"loss": m(b["x"]).sum() * 0, "weight": 0})
+    with pytest.raises(InputError, match="nothing to learn from at step 1 "):
+        toy.train(tmp_path / "run", {})
+
+
+def test_an_old_checkpoint_is_renewed(tmp_path):
+    source = toy.Source()
+    toy.train(tmp_path / "a", {"steps": 6, "checkpoint_minutes": 1e-9, "average": 3}, source)
+    assert RunFolder(tmp_path / "a").checkpoints.steps() == [5, 6]
+    assert not records(tmp_path / "a", "averaged")
+
+
 def test_patience_and_epochs_end_a_run(tmp_path):
     _, standing = toy.train(tmp_path / "a", {"steps": None, "epochs": 3})
     assert standing.step == 3 * toy.BATCHES

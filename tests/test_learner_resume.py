@@ -94,7 +94,8 @@ def test_a_loader_that_dies_of_ctrl_c_loses_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"ema": 0.9}, {"accumulate": 3}, {"average": 2, "average_of": "best"}, {"clip": None}]
+    "changes",
+    [{}, {"ema": 0.9}, {"accumulate": 3}, {"average": 2, "average_of": "best"}, {"clip": None, "precision": "bf16"}],
 )
 def test_a_crash_loses_only_what_came_after_the_checkpoint(tmp_path, changes):
     changes = {"checkpoint_every": 6, **changes}
