@@ -9,10 +9,8 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-SHORT = 64 * 64
-"""Queries times keys up to which scores are written out on a processor."""
+from tessella.dot import dot_product_attention
 
 
 class Attend(nn.Module):
@@ -57,11 +55,9 @@ class Dot(Attend):
         return (q * scale) @ k.transpose(-1, -2)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        # On a processor the fused kernel wins only for long sequences (benchmarks/attention.py).
-        short = q.device.type == "cpu" and q.shape[-2] * k.shape[-2] <= SHORT
-        if short or self.seen is not None:
+        if self.seen is not None:
             return super().forward(q, k, v, mask)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=self.scale)
+        return dot_product_attention(q, k, v, mask, self.scale)
 
 
 class Additive(Attend):

@@ -50,14 +50,14 @@ class PostNorm(nn.Module):
         self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.norm(x + self.drop(sublayer(x)))
+        return self.norm(self.drop.add(x, sublayer(x)))
 
 
 class PreNorm(PostNorm):
     """x + Dropout(sublayer(LayerNorm(x))), for deeper stacks (Xiong et al. 2020); these end with a LayerNorm."""
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return x + self.drop(sublayer(self.norm(x)))
+        return self.drop.add(x, sublayer(self.norm(x)))
 
 
 RESIDUALS: dict[str, type[PostNorm]] = {"post": PostNorm, "post+final": PostNorm, "pre": PreNorm}

@@ -75,10 +75,11 @@ class CopiedWeights(Weights):
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Not reentrant; an exception inside leaves the fp32 weights and the gradients from before."""
+        """Not reentrant; after an exception inside, the weights are the fp32 ones again."""
         masters = [p.data for p in self._copied]
         before = [p.grad for p in self._copied]
-        torch._foreach_copy_(self._copies, masters)
+        if masters:
+            torch._foreach_copy_(self._copies, masters)
         _give(self._copied, self._copies)
         grads: list[Tensor | None] = before
         try:
@@ -110,7 +111,8 @@ def _sums(before: list[Tensor | None], new: list[Tensor | None]) -> list[Tensor 
     """Gradients in fp32: those from before plus new ones; None where there are neither."""
     fresh = [g for g in new if g is not None]
     wide = [torch.empty_like(g, dtype=torch.float32) for g in fresh]
-    torch._foreach_copy_(wide, fresh)
+    if fresh:
+        torch._foreach_copy_(wide, fresh)
     given = iter(wide)
     sums: list[Tensor | None] = []
     for old, g in zip(before, new, strict=True):
