@@ -50,7 +50,11 @@ class Spec(BaseModel):
 
     def replace(self: S, **changes: Any) -> S:
         """A copy with some fields changed, validated again."""
-        return type(self).model_validate({**{n: getattr(self, n) for n in type(self).model_fields}, **changes})
+        data = {**{n: getattr(self, n) for n in type(self).model_fields}, **changes}
+        try:
+            return type(self).model_validate(data)
+        except ValidationError as error:
+            raise InputError(_explain(error)) from None
 
 
 KINDS: dict[str, type[Spec]] = {}
@@ -87,8 +91,9 @@ Part = Annotated[SerializeAsAny[S], BeforeValidator(revive)]
 def from_dict(data: Mapping[str, Any], expected: type[S] | None = None) -> S:
     """Plain data to a Spec. Raises InputError in one line: what is wrong, where, and what instead."""
     try:
-        by_kind = "kind" in data or expected is None or not expected.kind
-        made = revive(data) if by_kind else expected.model_validate(data)
+        if "kind" not in data and expected is not None and expected.kind:
+            return expected.model_validate(data)
+        made = revive(data)
     except ValidationError as error:
         raise InputError(_explain(error)) from None
     if expected is not None and not isinstance(made, expected):

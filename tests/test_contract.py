@@ -119,7 +119,7 @@ def test_the_future_has_no_influence(name):
 def test_hypotheses_share_a_sentence(name):
     """Rows i*w .. i*w + w-1 of a step see sentence i, as if it had been repeated."""
     model = made(name, torch.float64)
-    source, target = batch()
+    source, _ = batch()
     rows = torch.arange(3).repeat_interleave(2)
     ids = torch.randint(4, VOCAB, (6, 1))
     shared, _ = model.step(ids, model.begin(model.encode(source)).select(rows))

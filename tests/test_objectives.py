@@ -85,5 +85,5 @@ def test_a_ratio_between_mixes(model):
 
 @pytest.mark.parametrize("bad", [{"smoothing": 1.0}, {"smoothing": -0.1}, {"forcing": 1.5}])
 def test_senseless_numbers_are_refused(bad):
-    with pytest.raises(ValueError, match="less than|greater than"):
+    with pytest.raises(ValueError, match=r"less than|greater than"):
         Translate(**bad)
