@@ -68,7 +68,8 @@ class Additive(Attend):
         self.weight = nn.Parameter(torch.empty(dim).normal_(0, dim**-0.5))
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
-        return torch.tanh(rearrange(q, "b h n d -> b h n 1 d") + rearrange(k, "b h m d -> b h 1 m d")) @ self.weight
+        together = torch.tanh(rearrange(q, "b h n d -> b h n 1 d") + rearrange(k, "b h m d -> b h 1 m d"))
+        return together @ self.weight.to(together.dtype)
 
 
 class Attention(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tessella.objectives import Translate
+from tessella.precision import CopiedWeights
 from tessella.zoo.catalog import create
 
 
@@ -87,3 +88,17 @@ def test_a_ratio_between_mixes(model):
 def test_senseless_numbers_are_refused(bad):
     with pytest.raises(ValueError, match=r"less than|greater than"):
         Translate(**bad)
+
+
+@pytest.mark.parametrize("name", ["transformer_tiny", "seq2seq_gru_additive", "seq2seq_gru_dot", "seq2seq_lstm"])
+def test_bf16_learns_nearly_the_same(name):
+    """As training computes: a bf16 copy of the weights (precision.CopiedWeights)."""
+    torch.manual_seed(0)
+    model, batch = create(name, vocab=23).eval(), pairs()
+    exact = Translate()(model, batch)["loss"]
+    weights = CopiedWeights(model)
+    with weights.computing():
+        rough = Translate()(model, batch)["loss"]
+        rough.backward()
+    assert float(rough.detach()) == pytest.approx(float(exact.detach()), rel=0.03)
+    assert all(w.grad is not None and w.grad.dtype == torch.float32 for w in weights.named.values())
