@@ -79,7 +79,7 @@ def translate() -> Translation:
 def multi30k_de_en() -> Translation:
     """German to English image descriptions (Multi30k) with a small Transformer."""
     model = transformer("small", vocab=0, norm="pre", dropout=0.3)
-    return _by_steps("de", "en", model, steps=5500, peak=1.5e-3)
+    return _by_steps("de", "en", model, steps=4500, peak=1.5e-3)
 
 
 def multi30k_de_en_additive() -> Translation:
@@ -95,13 +95,13 @@ def multi30k_de_en_seq2seq() -> Translation:
 def multi30k_en_de() -> Translation:
     """English to German image descriptions (Multi30k) with the tiny Transformer of Wu et al. 2021."""
     model = transformer("tiny", vocab=0, norm="pre", dropout=0.2)
-    return _by_steps("en", "de", model, steps=8000, peak=4e-3)
+    return _by_steps("en", "de", model, steps=6000, peak=4e-3)
 
 
 def ko_en() -> Translation:
     """Korean to English sentences (Tatoeba, Python documentation) with a small Transformer."""
     model = transformer("small", vocab=0, norm="pre", dropout=0.2)
-    base = _by_steps("ko", "en", model, steps=2200, peak=2e-3)
+    base = _by_steps("ko", "en", model, steps=1500, peak=2e-3)
     return base.replace(
         data=ParallelText(source="ko", target="en", validation="dev"), codec=CodecSpec(size=12000), batch_tokens=8192
     )
@@ -124,7 +124,7 @@ def _recurrent(model: Model) -> Translation:
         codec=CodecSpec(size=8000),
         model=model,
         schedule=InverseSqrt(peak=1.5e-3, warmup=500),
-        loop=LoopSpec(epochs=12, average=3),
+        loop=LoopSpec(epochs=8, average=3),
     )
 
 
