@@ -27,7 +27,7 @@ class Stdin(io.StringIO):
 
     def __init__(self, data: bytes):
         super().__init__()
-        self.file = tempfile.TemporaryFile()  # a pipe would fill up: nobody reads while we write
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as self; a pipe would fill up, unread
         self.file.write(data)
         self.file.seek(0)
 
@@ -165,7 +165,7 @@ def test_python_gives_scores_and_attention(trained):
     assert one.score < 0
     assert one.looked.weights.shape == (len(one.looked.target), len(one.looked.source))
     assert one.looked.weights.sum(1).tolist() == pytest.approx([1.0] * len(one.looked.target), abs=1e-4)
-    assert [a.text for a in translator(["eins zwei", "hund"])][0] == one.text
+    assert next(a.text for a in translator(["eins zwei", "hund"])) == one.text
     assert translator([]) == []
 
 
