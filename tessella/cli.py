@@ -57,12 +57,10 @@ def train(
         if recipe or out:
             raise InputError("--resume takes recipe and output folder from the run; leave them out")
         tasks.resume(resume, data, wanted, _say)
-        out = resume
     else:
         if recipe is None or data is None or out is None:
             raise InputError("train needs a recipe, --data and --out (or --resume RUN); see `tessella recipes`")
         tasks.train(recipe, data, out, wanted, _say)
-    _say(f"done: {out}")
 
 
 @app.command()

@@ -55,6 +55,8 @@ def train(
         say(f"{sum(p.numel() for p in model.parameters()):,} parameters on {fabric.device}")
     lesson = lesson_of(recipe, model, codec, pairs, validation)
     standing = learn(lesson, run, recipe.loop, recipe.optimizer, recipe.schedule, fabric)
+    if fabric.is_global_zero:
+        say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
     return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
 
 
