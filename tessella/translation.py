@@ -82,7 +82,7 @@ def validate(
     total, tokens = 0.0, 0
     for batch in TokenBatches(held.lengths, 4 * recipe.batch_tokens, noise=0).epoch(0):
         losses = recipe.objective(model, {k: v.to(device) for k, v in held.collate(batch).items()})
-        total += float(losses["loss"]) * int(losses["weight"])
+        total += float(losses["loss"].detach()) * int(losses["weight"])
         tokens += int(losses["weight"])
     translator = Translator(model, codec, Decoding(beam=1))
     answers = [a.text for a in translator.translate([p.source for p in pairs])]

@@ -17,7 +17,7 @@ from tessella.predict import load
 from tessella.recipes import ParallelText, Translation
 from tessella.report import Chapter, Example, Report
 from tessella.runs import RunFolder
-from tessella.schedules import InverseSqrt
+from tessella.schedules import Cosine
 from tessella.text import CodecSpec
 from tessella.translation import train
 from tessella.translator import Answer, Translator
@@ -44,9 +44,9 @@ class System:
 
 
 SYSTEMS = (
-    System("one vector", "seq2seq", seq2seq(0, "none", dim=96, hidden=96, dropout=0.0), 700, 4e-3),
-    System("+ attention", "additive", seq2seq(0, "additive", dim=96, hidden=96, dropout=0.0), 500, 4e-3),
-    System("Transformer", "transformer", sized(Size(2, 128, 256, 4, 0.0), 0, norm="pre"), 900, 3e-3),
+    System("one vector", "seq2seq", seq2seq(0, "none", dim=96, hidden=96, dropout=0.0), 650, 3e-3),
+    System("+ attention", "additive", seq2seq(0, "additive", dim=96, hidden=96, dropout=0.0), 450, 3e-3),
+    System("Transformer", "transformer", sized(Size(2, 128, 256, 4, 0.0), 0, norm="pre"), 600, 2e-3),
 )
 SIZES = ((0, 15), (16, 24), (25, 36), (37, 1000))
 """Letters of the input, for the scores by length."""
@@ -92,7 +92,7 @@ def recipe(system: System) -> Translation:
         data=ParallelText(source="en", target="ko", validation="validation"),
         codec=CodecSpec(size=700),
         model=system.model,
-        schedule=InverseSqrt(peak=system.peak, warmup=100),
+        schedule=Cosine(peak=system.peak, warmup=system.steps // 10),
         loop=LoopSpec(
             steps=system.steps, validate_every=100, checkpoint_every=system.steps, log_every=20, metric="exact"
         ),
