@@ -16,10 +16,17 @@ from tessella.spec import Spec, spec
 from tessella.state import State
 
 Step = Callable[[Tensor, State], tuple[Tensor, State]]
-"""(ids r 1, state of r rows) -> (logits r v of the next word, state). What is behind it is nobody's business here."""
+"""(ids r 1, state of r rows) -> (logits r v of the next word, state). What is behind it is nobody's business here; the
+logits are the search's to change."""
 
 Penalty = Callable[[int], float]
 """Length in tokens, end of sentence included -> what the log-probability is divided by."""
+
+
+HEIGHT = 128
+"""Scores in a column, where the largest of a vocabulary are looked for by columns."""
+ROWS = 16
+"""Rows of scores that a processor normalises at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +103,8 @@ def greedy(
     while len(sentences):
         length += 1
         logits, state = step(ids, state)
-        logits = _forbidden(logits.float(), forbid)
-        top, word = logits.max(dim=-1)
-        logprob = logprob + top - logits.logsumexp(dim=-1)
+        best, found_words = top(_forbidden(logits, forbid), 1)
+        logprob, word = logprob + best[:, 0], found_words[:, 0]
         words = torch.cat([words, word[:, None]], dim=1)
         ended = word == end
         done = ended | (limits[sentences] <= length)
@@ -141,7 +147,7 @@ def beam(
     while len(sentences):
         length += 1
         logits, state = step(ids, state)
-        candidates, parents, tokens = _candidates(_forbidden(logits.float(), forbid), scores, 2 * width)
+        candidates, parents, tokens = _candidates(_forbidden(logits, forbid), scores, 2 * width)
         grown = torch.cat([_pick(words, parents), tokens.unsqueeze(-1)], dim=-1)
         last = limits[sentences] <= length
         ends = tokens == end
@@ -214,20 +220,53 @@ class _Pool:
         return found
 
 
+def top(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k likeliest words of each row of logits (r v): their log-probabilities in fp32, best first, and their ids."""
+    best, words = _largest(logits, k)
+    # A few rows at a time: what is computed in passing stays in the cache of a processor.
+    blocks = [_normaliser(block) for block in (logits.split(ROWS) if logits.device.type == "cpu" else [logits])]
+    return best.float() - torch.cat(blocks), words
+
+
+def _largest(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """``x.topk(k)`` of rows r v, quickly.
+
+    The k largest lie in the k columns whose largest are largest, so that only these are sorted. A column is every
+    j-th element; the few that fill no column are sorted too.
+    """
+    wide = x.shape[1] // HEIGHT
+    if wide < 4 * k:
+        return x.topk(min(k, x.shape[1]), dim=1)
+    even = wide * HEIGHT
+    columns = rearrange(x[:, :even], "r (i j) -> r i j", j=wide)
+    chosen = columns.amax(dim=1).topk(k, dim=1).indices
+    ids = chosen[:, None] + wide * torch.arange(HEIGHT, device=x.device)[:, None]
+    rest = torch.arange(even, x.shape[1], device=x.device).expand(len(x), -1)
+    ids = torch.cat([ids.flatten(1), rest], dim=1)
+    values, order = x.gather(1, ids).topk(k, dim=1)
+    return values, ids.gather(1, order)
+
+
+def _normaliser(logits: Tensor) -> Tensor:
+    """log sum exp, r 1, in fp32."""
+    wide = logits.float()
+    largest = wide.amax(dim=1, keepdim=True)
+    return largest + wide.sub(largest).exp_().sum(dim=1, keepdim=True).log_()
+
+
 def _candidates(logits: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """logits b*w v, scores b w -> the k likeliest continuations of each sentence: log-probability, parent, word."""
     b, w = scores.shape
-    top, word = logits.topk(min(k, logits.shape[-1]), dim=-1)
-    top = rearrange(top - logits.logsumexp(dim=-1, keepdim=True), "(b w) k -> b w k", w=w) + scores.unsqueeze(-1)
-    best, flat = top.flatten(1).topk(min(k, top[0].numel()), dim=1)
+    logprobs, word = top(logits, k)
+    totals = rearrange(logprobs, "(b w) k -> b w k", w=w) + scores.unsqueeze(-1)
+    best, flat = totals.flatten(1).topk(min(k, totals[0].numel()), dim=1)
     words = rearrange(word, "(b w) k -> b (w k)", b=b).gather(1, flat)
-    return best, flat // top.shape[-1], words
+    return best, flat // totals.shape[-1], words
 
 
 def _forbidden(logits: Tensor, forbid: Sequence[int]) -> Tensor:
     """Forbidden words lose their probability to the others."""
     if forbid:
-        logits = logits.clone()
         logits[:, list(forbid)] = float("-inf")
     return logits
 
