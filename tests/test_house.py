@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jaxtyping
@@ -96,14 +96,14 @@ def test_no_committed_file_knows_a_machine():
 
 
 def test_help_is_quick():
-    if not (ROOT / "tessella" / "cli.py").exists() and not (ROOT / "tessella" / "cli").exists():
-        pytest.skip("there is no command line yet")
+    """In processor seconds: those of a neighbour on a busy machine are not ours."""
     command = [sys.executable, "-c", "from tessella.cli import main; main()", "--help"]
     took = []
-    for _ in range(3):
-        start = time.perf_counter()
+    for _ in range(4):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        took.append(time.perf_counter() - start)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if took[-1] < 0.5:
             return
     raise AssertionError(f"tessella --help took {min(took):.2f} s; import torch and the rest inside the verbs")
