@@ -27,6 +27,7 @@ Run = Annotated[
     str, typer.Argument(help="A run folder, or hf://owner/name of a public checkpoint.", show_default=False)
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Dtype = Annotated[str, typer.Option(help="float32; bfloat16 or int8 for speed.")]
 Threads = Annotated[int | None, typer.Option(help="Processor threads; all cores if left out.", min=1)]
 Beam = Annotated[
     int | None, typer.Option(help="Hypotheses kept; 1 is greedy. The run's own setting if left out.", min=1)
@@ -102,7 +103,7 @@ def translate(
     nbest: Annotated[int, typer.Option(help="Answers for each sentence.", min=1)] = 1,
     alpha: Alpha = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with scores.")] = False,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -130,6 +131,7 @@ def evaluate(
     beam: Beam = None,
     alpha: Alpha = None,
     out: Annotated[Path | None, typer.Option(help="Write all numbers and answers there, as JSON.")] = None,
+    dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
 ) -> None:
@@ -141,11 +143,12 @@ def evaluate(
     test = judge.read_test_set(source, target, tables.columns(columns), domain)
     with tables.progress(len(test.pairs) * len(runs), "translating") as done:
         found, differences = judge.evaluate_runs(
-            [Path(r) if not r.startswith("hf://") else r for r in runs],
+            runs,
             test,
             lambda usual: _decoding(usual, beam, 1, alpha),
             done,
             device,
+            dtype,
         )
     tables.show_evaluations(found, differences, test)
     if out:

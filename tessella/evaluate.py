@@ -66,11 +66,12 @@ def evaluate(
 
 
 def evaluate_runs(
-    runs: Sequence[Path],
+    runs: Sequence[str | Path],
     test: TestSet,
     decoding: Callable[[Decoding], Decoding] = lambda usual: usual,
     done: Callable[[int], None] = lambda count: None,
     device: str = "auto",
+    dtype: str = "float32",
 ) -> tuple[list[Evaluation], list[dict[str, Any]]]:
     """Every run on the same test set and, for several, a paired bootstrap of each against the first."""
     names = [str(run) for run in runs]
@@ -78,7 +79,7 @@ def evaluate_runs(
         raise InputError("the same run is named twice; a comparison needs different ones")
     evaluations = []
     for run in runs:
-        translator = load(run, device)
+        translator = load(run, device, dtype)
         evaluations.append(evaluate(translator, test, str(run), decoding(translator.decoding), done))
     if len(runs) == 1:
         return evaluations, []
