@@ -215,7 +215,7 @@ class _Cache:
             room = max(COLUMNS, self.new)
             self.memory[keys] = k.new_empty(*k.shape[:2], k.shape[3], room, dtype=torch.float32)
             self.memory[values] = v.new_empty(*v.shape[:2], room, v.shape[3])
-        self.memory[keys][..., self.old : self.new] = _turned(k)
+        self.memory[keys][..., self.old : self.new] = k.transpose(2, 3)
         self.memory[values][:, :, self.old : self.new] = v
         return self.memory[keys][..., : self.new], self.memory[values][:, :, : self.new]
 
@@ -245,8 +245,8 @@ class _Cache:
 
 
 def _turned(x: Tensor) -> Tensor:
-    """b h m d -> b h d m, or back; in fp32."""
-    return x.transpose(2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+    """b h m d -> b h d m, or back; in fp32, and written out in this order, which the product with it wants."""
+    return rearrange(x, "b h m d -> b h d m").float().contiguous()
 
 
 def _bias(mask: Tensor) -> Tensor:

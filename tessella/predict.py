@@ -66,7 +66,9 @@ def filled(model: Model, run: RunFolder) -> nn.Module:
             shapes = f"{tuple(own[name].shape)} in the recipe's model, {tuple(tensor.shape)} in {where}"
             raise InputError(f"'{name}' is {shapes}")
     made = model.build()
-    made.load_state_dict(weights)
+    for name, parameter in made.named_parameters():  # tied ones once, so that they stay tied
+        parameter.data = weights.pop(name).to(parameter.dtype)  # not copied: there is only one of each in memory
+    made.load_state_dict(weights, strict=False)
     return made.eval()
 
 
