@@ -29,7 +29,7 @@ def draw(translator: Translator, text: str, out: Path, layer: int | None = None)
     if layer is not None and not 0 <= layer < len(every):
         raise InputError(f"there is no layer {layer}; the decoder has {len(every)}, counted from 0")
     weights = answer.looked.weights if layer is None else every[layer].mean(0)
-    title = textwrap.fill(f"{answer.source} → {answer.text}", max(40, 5 * len(answer.looked.source)))
+    title = textwrap.fill(f"{answer.source} → {answer.text}", max(36, 4 * len(answer.looked.source)))
     if out.suffix.lower() == ".png":
         save_png(attention_figure(answer.looked.target, answer.looked.source, weights.tolist(), title), out)
     else:

@@ -61,7 +61,8 @@ def attention_figure(
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     if title:
-        figure.suptitle(_drawable(title), fontsize=12, **style)
+        lines = [_drawable(line) for line in title.splitlines()]
+        figure.suptitle("\n".join(lines), fontsize=11, **style)
     return figure
 
 
