@@ -73,8 +73,9 @@ def test_bfloat16_is_as_near_as_plain_bfloat16():
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])
-def test_searches_find_the_same(width):
-    """Long enough for the cache to be compacted and to grow; sentences leave one by one."""
+def test_searches_find_the_same(width, monkeypatch):
+    """Long enough for a small cache to be compacted and to grow; sentences leave one by one."""
+    monkeypatch.setattr("tessella.inference.COLUMNS", 8)
     model, (source, _) = plain(), texts()
     fast = prepare(copy.deepcopy(model), "float32")
     how = Decoding(beam=width, nbest=min(width, 2))
@@ -82,7 +83,7 @@ def test_searches_find_the_same(width):
     for one in (model, fast):
         with torch.inference_mode():
             begun = one.begin(one.encode(source))
-        limits = torch.tensor([90, 7, 60, 25, 8])
+        limits = torch.tensor([30, 5, 20, 9, 6])
         found.append(search(one.step, begun, how, start=1, end=2, limits=limits, forbid=[0, 1, 3]))
     for a, b in zip(*found, strict=True):
         assert [h.ids for h in a] == [h.ids for h in b]
