@@ -44,9 +44,9 @@ class System:
 
 
 SYSTEMS = (
-    System("one vector", "seq2seq", seq2seq(0, "none", dim=96, hidden=96, dropout=0.0), 650, 3e-3),
-    System("+ attention", "additive", seq2seq(0, "additive", dim=96, hidden=96, dropout=0.0), 450, 3e-3),
-    System("Transformer", "transformer", sized(Size(2, 128, 256, 4, 0.0), 0, norm="pre"), 600, 2e-3),
+    System("one vector", "seq2seq", seq2seq(0, "none", dim=96, hidden=96, dropout=0.0), 500, 3e-3),
+    System("+ attention", "additive", seq2seq(0, "additive", dim=96, hidden=96, dropout=0.0), 350, 3e-3),
+    System("Transformer", "transformer", sized(Size(2, 128, 256, 4, 0.0), 0, norm="pre"), 450, 2e-3),
 )
 SIZES = ((0, 15), (16, 24), (25, 36), (37, 1000))
 """Letters of the input, for the scores by length."""
