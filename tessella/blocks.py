@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from tessella.attention import Attention, projection
-from tessella.dropout import Dropout
+from tessella.dropout import Dropout, DropPath
 
 
 class QuickGELU(nn.Module):
@@ -42,22 +42,26 @@ class FeedForward(nn.Module):
 
 
 class PostNorm(nn.Module):
-    """LayerNorm(x + Dropout(sublayer(x))): the residual of the paper (Vaswani et al. 2017, sec. 3.1 and 5.4)."""
+    """LayerNorm(x + Dropout(sublayer(x))): the residual of the paper (Vaswani et al. 2017, sec. 3.1 and 5.4).
 
-    def __init__(self, dim: int, dropout: float = 0.0, eps: float = 1e-5):
+    path: how often a sample skips the sublayer (stochastic depth).
+    """
+
+    def __init__(self, dim: int, dropout: float = 0.0, eps: float = 1e-5, path: float = 0.0):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps)
         self.drop = Dropout(dropout)
+        self.path = DropPath(path)
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.norm(self.drop.add(x, sublayer(x)))
+        return self.norm(self.drop.add(x, self.path(sublayer(x))))
 
 
 class PreNorm(PostNorm):
     """x + Dropout(sublayer(LayerNorm(x))), for deeper stacks (Xiong et al. 2020); these end with a LayerNorm."""
 
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.drop.add(x, sublayer(self.norm(x)))
+        return self.drop.add(x, self.path(sublayer(self.norm(x))))
 
 
 RESIDUALS: dict[str, type[PostNorm]] = {"post": PostNorm, "post+final": PostNorm, "pre": PreNorm}

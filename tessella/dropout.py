@@ -1,4 +1,4 @@
-"""Dropout: zero with probability p, scale the rest."""
+"""Dropout: zero with probability p, scale the rest; of elements, or of whole samples."""
 
 from __future__ import annotations
 
@@ -42,6 +42,29 @@ class Dropout(nn.Module):
         if self.training and residual.dtype == x.dtype and residual.shape == x.shape and _draws_bytes(x, self.p):
             return _Dropped.apply(x, residual, _kept(self.p))
         return residual + self(x)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}"
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): a residual branch gives nothing for a sample with probability p.
+
+    b ... -> b ...; samples that keep it are divided by 1 - p. In eval, nothing happens. Raises ValueError unless
+    0 <= p < 1.
+    """
+
+    def __init__(self, p: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"the probability of skipping a branch is at least 0 and below 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        kept = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.p
+        return x * (kept / (1 - self.p)).to(x.dtype)
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

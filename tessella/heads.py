@@ -2,15 +2,105 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tessella.dropout import Dropout
 from tessella.spec import Spec, spec
+from tessella.tokens import Tokens
 
 
 class Head(Spec):
-    """Role: builds a module features -> prediction."""
+    """Role: builds a module Tokens, or their features -> prediction."""
+
+    def build(self) -> nn.Module:
+        """The module."""
+        raise NotImplementedError
+
+
+@spec("classes")
+class Classes(Head):
+    """A score for every class, from the first token or from the mean of the raster's."""
+
+    dim: int
+    classes: int = Field(1000, ge=0)
+    pool: Literal["first", "mean"] = "first"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    def build(self) -> ClassesHead:
+        return ClassesHead(self)
+
+
+@spec("distilled")
+class Distilled(Head):
+    """DeiT's two classifiers, on the class token and on the distillation token (Touvron et al. 2021, sec. 4)."""
+
+    dim: int
+    classes: int = Field(1000, ge=0)
+
+    def build(self) -> DistilledHead:
+        return DistilledHead(self)
+
+
+POOLS: dict[str, Callable[[Tokens], Tensor]] = {
+    "first": lambda tokens: tokens.x[:, 0],
+    "mean": lambda tokens: raster(tokens).mean(dim=1),
+}
+"""How b n d becomes b d."""
+
+
+class ClassesHead(nn.Module):
+    """Tokens -> logits b k."""
+
+    def __init__(self, s: Classes):
+        super().__init__()
+        self.pool = s.pool
+        self.drop = Dropout(s.dropout)
+        self.scores = class_scores(s.dim, s.classes)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        return self.scores(self.drop(POOLS[self.pool](tokens)))
+
+    def each(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """What learns from the labels and what learns from a teacher: here, the same."""
+        logits = self(tokens)
+        return logits, logits
+
+
+class DistilledHead(nn.Module):
+    """Tokens -> logits b k: the mean of both classifiers, as at test time."""
+
+    def __init__(self, s: Distilled):
+        super().__init__()
+        self.scores = class_scores(s.dim, s.classes)
+        self.distilled = class_scores(s.dim, s.classes)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        by_label, by_teacher = self.each(tokens)
+        return (by_label + by_teacher) / 2
+
+    def each(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """The logits of the class token, which learns from labels, and of the other, which learns from a teacher."""
+        return self.scores(tokens.x[:, 0]), self.distilled(tokens.x[:, 1])
+
+
+def class_scores(dim: int, classes: int) -> nn.Linear:
+    """The last linear layer of a classifier."""
+    linear = nn.Linear(dim, classes)
+    nn.init.trunc_normal_(linear.weight, std=0.02)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
+def raster(tokens: Tokens) -> Tensor:
+    """The tokens of the picture, without those in front of it: b n d -> b (r c) d."""
+    assert tokens.grid is not None
+    return tokens.x[:, -tokens.grid[0] * tokens.grid[1] :]
 
 
 @spec("next-word")
@@ -27,7 +117,10 @@ class NextWord(Head):
 
 
 class NextWordHead(nn.Module):
-    """b n d -> logits b n v; `weight` (v d) and `bias` (v or None) are public, so that a loss can fuse the product."""
+    """Features b n d -> logits b n v.
+
+    `weight` (v d) and `bias` (v or None) are public, so that a loss can fuse the product.
+    """
 
     def __init__(self, s: NextWord, shared: nn.Parameter | None = None):
         super().__init__()

@@ -8,9 +8,10 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from tessella.errors import InputError
-from tessella.heads import NextWord
+from tessella.heads import Head, NextWord
 from tessella.spec import Part, Spec, spec
 from tessella.state import State
+from tessella.stems import patches as _patches  # noqa: F401  its kinds must be known to read a model from a file
 from tessella.stems.words import Stem, Words
 from tessella.tokens import Tokens
 from tessella.trunks import recurrent as _recurrent  # noqa: F401  its kinds must be known to read a model from a file
@@ -23,6 +24,47 @@ class Model(Spec):
     def build(self) -> nn.Module:
         """The module, with fresh weights."""
         raise NotImplementedError
+
+
+@spec("encoder")
+class Encoder(Model):
+    """Any input into one prediction: a classifier of images."""
+
+    stem: Part[Stem]
+    trunk: Part[Trunk]
+    head: Part[Head]
+
+    @model_validator(mode="after")
+    def _widths_agree(self):
+        same("stem.dim", self.stem.dim, "trunk.dim", self.trunk.dim)
+        same("trunk's width", self.trunk.width, "head.dim", getattr(self.head, "dim", self.trunk.width))
+        return self
+
+    def build(self) -> EncoderModel:
+        return EncoderModel(self)
+
+
+class EncoderModel(nn.Module):
+    """input -> [stem] -> [trunk] -> [head] -> prediction."""
+
+    def __init__(self, s: Encoder):
+        super().__init__()
+        self.stem = s.stem.build()
+        self.trunk = s.trunk.build()
+        self.head = s.head.build()
+
+    def features(self, x: Tensor) -> Tokens:
+        """What the head reads, of an image b v r c (or whatever the stem takes)."""
+        return self.trunk(self.stem(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def same(left: str, a: int | None, right: str, b: int | None) -> None:
+    """Refuses parts that do not fit together."""
+    if a != b:
+        raise InputError(f"{left} is {a} but {right} is {b}; they must be equal")
 
 
 @spec("encoder-decoder")
@@ -43,14 +85,9 @@ class EncoderDecoder(Model):
 
     @model_validator(mode="after")
     def _widths_agree(self):
-        pairs = [
-            ("source.dim", self.source.dim, "encoder.dim", self.encoder.dim),
-            ("encoder's width", self.encoder.width, "decoder.memory", getattr(self.decoder, "memory", None)),
-            ("target.dim", self.target.dim, "decoder.dim", self.decoder.dim),
-        ]
-        for left, a, right, b in pairs:
-            if a != b:
-                raise InputError(f"{left} is {a} but {right} is {b}; they must be equal")
+        same("source.dim", self.source.dim, "encoder.dim", self.encoder.dim)
+        same("encoder's width", self.encoder.width, "decoder.memory", getattr(self.decoder, "memory", None))
+        same("target.dim", self.target.dim, "decoder.dim", self.decoder.dim)
         if self.tie == "all" and getattr(self.source, "vocab", None) != self.target.vocab:
             raise InputError(
                 f"tie 'all' needs one vocabulary, but source has {getattr(self.source, 'vocab', 'none')} and target "

@@ -1,4 +1,4 @@
-"""Positions: sinusoidal, learned, or none; each adds where a token stands to what it is."""
+"""Positions: sinusoidal, learned, or none, in rows or in rasters; each adds where a token stands to what it is."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Literal
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tessella.errors import InputError
 from tessella.spec import Spec, spec
+
+Grid = tuple[int, int]
+"""(rows, cols) of a raster of tokens."""
 
 
 class Positions(Spec):
@@ -51,10 +55,42 @@ class Learned(Positions):
         return LearnedPositions(self.length, dim)
 
 
+class GridPositions(Spec):
+    """Role: builds a module (x: b n d, grid: (rows, cols) of the last tokens) -> b n d."""
+
+    def build(self, dim: int, grid: Grid, special: int) -> nn.Module:
+        """The module for tokens of width dim, `special` of them in front of a raster that usually has this grid."""
+        raise NotImplementedError
+
+
+@spec("no-grid")
+class NoGrid(GridPositions):
+    """Patches stay a bag."""
+
+    def build(self, dim: int, grid: Grid, special: int) -> nn.Module:
+        return Unplaced()
+
+
+@spec("learned-grid")
+class LearnedGrid(GridPositions):
+    """One trained vector a token, N(0, 0.02) at first (Dosovitskiy et al. 2021, sec. 3.1), resized for other grids."""
+
+    def build(self, dim: int, grid: Grid, special: int) -> nn.Module:
+        return LearnedGridPositions(dim, grid, special)
+
+
+@spec("sincos-grid")
+class SinCosGrid(GridPositions):
+    """Fixed sines and cosines, half of the width for the row and half for the column (Chen et al. 2021, MoCo v3)."""
+
+    def build(self, dim: int, grid: Grid, special: int) -> nn.Module:
+        return SinCosGridPositions(dim, special)
+
+
 class Unplaced(nn.Module):
     """x as it is."""
 
-    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+    def forward(self, x: Tensor, place: int | Grid = 0) -> Tensor:
         return x
 
 
@@ -88,6 +124,47 @@ class LearnedPositions(nn.Module):
         if stop > len(self.table):
             raise InputError(f"{stop} tokens are more than the {len(self.table)} learned positions; shorten the input")
         return x + self.table[start:stop].to(x.dtype)
+
+
+class LearnedGridPositions(nn.Module):
+    """x + table; `table` (special + r c) d belongs to one grid, and is resized bicubically where x has another."""
+
+    def __init__(self, dim: int, grid: Grid, special: int):
+        super().__init__()
+        self.grid, self.special = grid, special
+        self.table = nn.Parameter(torch.empty(special + grid[0] * grid[1], dim))
+        nn.init.trunc_normal_(self.table, std=0.02)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return x + resized(self.table, self.grid, grid, self.special).to(x.dtype)
+
+
+class SinCosGridPositions(nn.Module):
+    """x + [sines and cosines of the row | of the column]; tokens in front of the raster get nothing."""
+
+    def __init__(self, dim: int, special: int):
+        super().__init__()
+        if dim % 4:
+            raise ValueError(f"sines and cosines of two axes need a width that 4 divides, got {dim}")
+        self.dim, self.special = dim, special
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        rows, cols = (sinusoids(n, self.dim // 2, "halves").to(x) for n in grid)
+        rows, cols = rows[:, None].expand(*grid, -1), cols[None].expand(*grid, -1)
+        table = rearrange(torch.cat([rows, cols], dim=-1), "r c d -> (r c) d")
+        return x + torch.cat([table.new_zeros(self.special, self.dim), table])
+
+
+def resized(table: Tensor, old: Grid, new: Grid, special: int = 0) -> Tensor:
+    """(special + r c) d for another grid: the raster bicubically, what stands in front of it as it is.
+
+    Bicubic, not bilinear, keeps the vectors' norms (Touvron et al. 2021, sec. 6).
+    """
+    if old == new:
+        return table
+    raster = rearrange(table[special:], "(r c) d -> 1 d r c", r=old[0])
+    raster = F.interpolate(raster.float(), size=new, mode="bicubic", align_corners=False)
+    return torch.cat([table[:special], rearrange(raster, "1 d r c -> (r c) d").to(table.dtype)])
 
 
 def sinusoids(n: int, dim: int, layout: str = "interleaved") -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tessella.attention import Attention, append, causal_mask, key_mask
@@ -31,6 +31,11 @@ class Trunk(Spec):
         raise NotImplementedError
 
 
+def rates(last: float, depth: int) -> list[float]:
+    """Stochastic depth's rate of each of `depth` blocks: linear from 0 to `last` (Huang et al. 2016, eq. 4)."""
+    return [last * i / max(depth - 1, 1) for i in range(depth)]
+
+
 class Stack(Trunk):
     """What encoder and decoder stacks share (Vaswani et al. 2017, table 3).
 
@@ -46,6 +51,8 @@ class Stack(Trunk):
     activation: Activation = "relu"
     norm: Literal["post", "post+final", "pre"] = "post"
     eps: float = 1e-5
+    drop_path: float = Field(0.0, ge=0, lt=1)
+    """Stochastic depth: how often a sample skips a branch of the last block; less before, and never in the first."""
 
     @model_validator(mode="after")
     def _heads_divide(self):
@@ -53,12 +60,13 @@ class Stack(Trunk):
             raise InputError(f"dim {self.dim} is not divisible by heads {self.heads}")
         return self
 
-    def block(self, memory: int | None = None) -> Block:
-        """One block; memory is the width of what it cross-attends to, None for no cross-attention."""
+    def block(self, number: int, memory: int | None = None) -> Block:
+        """Block `number` (from 0); memory is the width of what it cross-attends to, None for no cross-attention."""
+        path = rates(self.drop_path, self.depth)[number]
         return Block(
             Attention(self.dim, self.heads),
             FeedForward(self.dim, self.hidden, self.activation),
-            partial(RESIDUALS[self.norm], self.dim, self.dropout, self.eps),
+            partial(RESIDUALS[self.norm], self.dim, self.dropout, self.eps, path),
             cross=None if memory is None else Attention(self.dim, self.heads, context_dim=memory),
         )
 
@@ -93,7 +101,7 @@ class PlainEncoder(nn.Module):
 
     def __init__(self, s: Plain):
         super().__init__()
-        self.blocks = nn.ModuleList(s.block() for _ in range(s.depth))
+        self.blocks = nn.ModuleList(s.block(i) for i in range(s.depth))
         self.norm = s.final_norm()
 
     def forward(self, tokens: Tokens) -> Tokens:
@@ -113,7 +121,7 @@ class PlainDecoderTrunk(nn.Module):
     def __init__(self, s: PlainDecoder):
         super().__init__()
         self.crosses = s.memory is not None
-        self.blocks = nn.ModuleList(s.block(s.memory) for _ in range(s.depth))
+        self.blocks = nn.ModuleList(s.block(i, s.memory) for i in range(s.depth))
         self.norm = s.final_norm()
 
     def begin(self, memory: Tokens | None) -> State:
