@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -137,6 +138,18 @@ class LearnedGridPositions(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         return x + resized(self.table, self.grid, grid, self.special).to(x.dtype)
+
+    def adapted(self, name: str, tensor: Tensor, grid: Grid | None = None) -> Tensor:
+        """A table of another grid (a square one, unless given) as a table of this one.
+
+        Raises InputError where the width differs, or where the tokens are not `special` ones and that grid.
+        """
+        n, dim = tensor.shape[0] - self.special, self.table.shape[1]
+        rows, cols = grid or (math.isqrt(max(n, 0)),) * 2
+        if tensor.dim() != 2 or tensor.shape[1] != dim or rows * cols != n or n < 1:
+            size, special = " x ".join(map(str, tensor.shape)), self.special
+            raise InputError(f"'{name}' is {size}, which is not {special} tokens and a grid of them, each {dim} wide")
+        return resized(tensor, (rows, cols), self.grid, self.special)
 
 
 class SinCosGridPositions(nn.Module):
