@@ -1,0 +1,194 @@
+"""Picture batches: pictures as training sees them, a pure function of seed, epoch and place.
+
+A batch is ``{"image": float b v r c, normalised, "label": long b, "index": long b}``, with ``label2`` (long b) and
+``share`` (float b, the weight of ``label``) where pictures are mixed; ``index`` is the picture's place in the data.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tessella.data.augment import Augment
+from tessella.data.batches import Position
+from tessella.data.pixels import Preprocess, fitted, normalised, random_resized_crop
+from tessella.errors import InputError
+
+if TYPE_CHECKING:
+    from tessella.data.pictures import Pictures
+
+Batch = dict[str, Tensor]
+Key = tuple[int, int, Sequence[int]]
+"""Epoch, number of the batch in it, and the pictures of the batch."""
+PLAIN = Augment()
+
+
+class Source(Protocol):
+    """Where pictures come from: their labels (long, one a picture), and some of them at the size of the model."""
+
+    labels: Tensor
+
+    def cropped(self, indices: Sequence[int], augment: Augment, rng: np.random.Generator) -> Tensor:
+        """Bytes b v r c, cropped as ``augment`` wants it; nothing else is done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Held:
+    """Pictures in memory, all of one size: ``pixels`` bytes n v r c, ``labels`` long n."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4 or len(self.pixels) != len(self.labels):
+            what = f"{self.pixels.dtype} {tuple(self.pixels.shape)} with {len(self.labels)} labels"
+            raise InputError(f"pictures in memory are bytes n v r c with n labels, got {what}")
+
+    def cropped(self, indices: Sequence[int], augment: Augment, rng: np.random.Generator) -> Tensor:
+        """See ``Source``."""
+        return augment.cropped(self.pixels[torch.as_tensor(indices, dtype=torch.long)], rng)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Pictures in files, each decoded when it is its turn, to the size that ``preprocess`` says."""
+
+    pictures: Pictures
+    preprocess: Preprocess
+    labels: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", torch.as_tensor(self.pictures.labels, dtype=torch.long))
+
+    def cropped(self, indices: Sequence[int], augment: Augment, rng: np.random.Generator) -> Tensor:
+        """See ``Source``. Raises InputError that names a picture which cannot be read (any more)."""
+        own = self.preprocess
+        opened = (self.pictures.decode(int(index), own.channels) for index in indices)
+        if augment.crop == "resized":
+            cut = [random_resized_crop(image, own, rng, augment.scale, augment.ratio) for image in opened]
+            return torch.from_numpy(np.stack(cut))
+        return augment.cropped(torch.from_numpy(np.stack([fitted(image, own) for image in opened])), rng)
+
+
+@dataclass(frozen=True)
+class PictureData(Dataset[Batch | InputError]):
+    """Pictures of a source, prepared and augmented. What a batch looks like depends on seed, epoch and number only."""
+
+    source: Source
+    preprocess: Preprocess
+    augment: Augment = PLAIN
+    seed: int = 0
+
+    def __len__(self) -> int:
+        return len(self.source.labels)
+
+    def __getitem__(self, key: Key) -> Batch | InputError:
+        """Like ``batch``, for worker processes: there an error is handed over, or it would come out as a traceback."""
+        try:
+            return self.batch(*key)
+        except InputError as error:
+            return InputError(str(error))  # a plain one, whatever its subclass needs to be built again
+
+    def batch(self, epoch: int, number: int, indices: Sequence[int]) -> Batch:
+        """One batch. Raises InputError that names a picture which cannot be read."""
+        crops, changes, finish = np.random.default_rng([self.seed, epoch, number]).spawn(3)
+        images = self.source.cropped(indices, self.augment, crops)
+        fill = [round(255 * mean) for mean in self.preprocess.mean]
+        index = torch.as_tensor(indices, dtype=torch.long)
+        batch = {
+            "image": normalised(self.augment.changed(images, changes, fill), self.preprocess),
+            "label": self.source.labels[index],
+            "index": index,
+        }
+        return self.augment.finished(batch, finish)
+
+    def epoch(self, number: int, size: int) -> np.ndarray:
+        """The pictures of each batch of an epoch (from 0): long batches ``size``.
+
+        As many pictures as there are, less those of an incomplete last batch, which is left out; where there are fewer
+        than ``size``, they are one batch. With repeats, the same picture comes ``repeats`` times in a row.
+        """
+        count, repeats = len(self), self.augment.repeats
+        order = np.random.default_rng([self.seed, number]).permutation(count)
+        order = order[: -(-count // repeats)].repeat(repeats)[:count]
+        return order[: count - count % size].reshape(-1, size) if count >= size else order.reshape(1, count)
+
+
+class _Schedule:
+    """The keys of all batches from a position on; ``after`` holds the positions of those handed out."""
+
+    def __init__(self, data: PictureData, size: int, position: Position, epochs: int | None):
+        self.data, self.size, self.position, self.epochs = data, size, position, epochs
+        self.after: deque[Position] = deque()
+
+    def __iter__(self) -> Iterator[Key]:
+        here = self.position
+        while self.epochs is None or here.epoch < self.epochs:
+            batches = self.data.epoch(here.epoch, self.size)
+            if here.batch >= len(batches):
+                raise InputError(f"epoch {here.epoch} has {len(batches)} batches, not {here.batch}: is it other data?")
+            for number in range(here.batch, len(batches)):
+                key = (here.epoch, number, batches[number].tolist())
+                here = here.advance(len(batches))
+                self.after.append(here)
+                yield key
+
+
+def stream(
+    data: PictureData,
+    size: int,
+    position: Position = Position(),  # noqa: B008 - frozen
+    epochs: int | None = None,
+    workers: int = 0,
+    start: str | None = None,
+) -> Iterator[tuple[Position, Batch]]:
+    """Batches of ``size`` from ``position`` on, each with the position after it, without end or for ``epochs`` epochs.
+
+    The content depends on neither ``workers`` (processes that read and augment) nor ``start`` ("fork", "spawn",
+    "forkserver"), and nothing is drawn from torch's global random numbers, so that a resumed run goes on exactly.
+    Raises InputError for a position beyond the data, no pictures, and a picture that cannot be read.
+    """
+    if not len(data) or size < 1:
+        raise InputError(f"no batches of {size} can be made of {len(data)} pictures")
+    schedule = _Schedule(data, size, position, epochs)
+    for batch in _made(data, schedule, workers, start):
+        yield schedule.after.popleft(), batch
+
+
+def in_order(
+    source: Source, preprocess: Preprocess, size: int, workers: int = 0, start: str | None = None
+) -> Iterator[Batch]:
+    """All pictures once and in order, as they are, for evaluation; the last batch may be smaller than ``size``.
+
+    Raises InputError for a picture that cannot be read.
+    """
+    data = PictureData(source, preprocess)
+    keys = [(0, at, range(at, min(at + size, len(data)))) for at in range(0, len(data), size)]
+    return _made(data, keys, workers, start)
+
+
+def _made(data: PictureData, keys: Iterable[Key], workers: int, start: str | None) -> Iterator[Batch]:
+    """The batch of each key, made here or by workers, in order."""
+    if workers == 0:
+        yield from (data.batch(*key) for key in keys)
+        return
+    loader = DataLoader(
+        data,
+        sampler=keys,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context=start,
+        generator=torch.Generator(),  # else the loader draws its seed from the global generator
+    )
+    for made in loader:
+        if isinstance(made, InputError):
+            raise made
+        yield made
