@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,14 @@ def plain_rows(paths: list[Path]) -> Iterator[Row]:
         raise InputError(f"parallel files need the same number of lines: {told}")
 
 
-def table_rows(path: Path, names: list[str]) -> Iterator[Row]:
+def table_rows(path: Path, names: list[str], numbers: Collection[str] = ()) -> Iterator[Row]:
     """The named columns of a .tsv, .csv, .jsonl or .parquet file; line numbers count rows of data (lines in .jsonl).
 
+    In the columns ``numbers`` of a .jsonl file whole numbers may stand too; they come as their digits.
     Raises InputError for other or unreadable files and for names that are no columns of text.
     """
-    readers = {".tsv": _csv_rows, ".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}
+    json_rows = partial(_json_rows, numbers=numbers)
+    readers = {".tsv": _csv_rows, ".csv": _csv_rows, ".jsonl": json_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
         raise InputError(f"{path} is no table ({', '.join(readers)}); for plain text give a source and a target file")
     _must_exist(path)
@@ -157,7 +160,7 @@ def _csv_rows(path: Path, names: list[str]) -> Iterator[Row]:
     yield from (row for line, row in sorted(broken.items()) if line > number)
 
 
-def _json_rows(path: Path, names: list[str]) -> Iterator[Row]:
+def _json_rows(path: Path, names: list[str], numbers: Collection[str] = ()) -> Iterator[Row]:
     checked = False
     for number, line in enumerate(_lines(path), start=1):
         found: Any = None
@@ -178,6 +181,7 @@ def _json_rows(path: Path, names: list[str]) -> Iterator[Row]:
             _require(path, names, found)
             checked = True
         cells = [found.get(name) for name in names]
+        cells = [str(c) if n in numbers and type(c) is int else c for n, c in zip(names, cells, strict=True)]
         odd = [n for n, c in zip(names, cells, strict=True) if not isinstance(c, str | None)]
         if odd:
             yield Row(number, (), f"'{odd[0]}' is no text", line)
