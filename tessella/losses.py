@@ -1,13 +1,15 @@
-"""Losses: cross-entropy over a vocabulary, fused with the product that gives the logits."""
+"""Losses: cross-entropy, over a vocabulary fused with the product that gives the logits, of classes, to a teacher."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 CHUNK = {"cpu": 2**22, "cuda": 2**26}
 """Logits held at once: few enough for a processor's cache, enough to keep an accelerator busy."""
@@ -132,3 +134,22 @@ class _Work:
         self.d_weight += (e.t() @ (features / s).to(self.type)).to(self.wide)
         if self.d_bias is not None:
             self.d_bias += (e.t() @ s.reciprocal().to(self.type)).squeeze(1)
+
+
+def mixed_cross_entropy(logits: Tensor, batch: Mapping[str, Tensor], smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy of each of b images: logits b k; batch: "label" and, of mixed images, "label2" and "share".
+
+    share CE(label) + (1 - share) CE(label2) is the cross-entropy of the mixed label (Zhang et al. 2018, sec. 2).
+    """
+    wide = logits.float()
+    loss = F.cross_entropy(wide, batch["label"], label_smoothing=smoothing, reduction="none")
+    if "label2" in batch:
+        other = F.cross_entropy(wide, batch["label2"], label_smoothing=smoothing, reduction="none")
+        loss = torch.lerp(other, loss, batch["share"].to(loss.dtype))
+    return loss
+
+
+def distance(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)) of each of b rows of logits b k, in nats; no gradient to the teacher."""
+    told, answer = teacher.detach().float().log_softmax(dim=-1), student.float().log_softmax(dim=-1)
+    return F.kl_div(answer, told, reduction="none", log_target=True).sum(dim=-1)

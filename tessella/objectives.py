@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from tessella.losses import smoothed_cross_entropy
-from tessella.spec import Spec, spec
+from tessella.losses import distance, mixed_cross_entropy, smoothed_cross_entropy
+from tessella.spec import Part, Spec, spec
 from tessella.state import State
 
 Batch = dict[str, Tensor]
@@ -62,3 +62,82 @@ class Translate(Objective):
                 # Past the end of a sentence only padding is read, whatever the model says.
                 ids = torch.where(truths[:, t + 1 : t + 2] | (true == model.target.pad), true, own)
         return torch.cat(outs, dim=1)
+
+
+@spec("classify")
+class Classify(Objective):
+    """Cross-entropy of classes; batch: "image" b v r c, "label" long b and, of mixed images, "label2" and "share".
+
+    smoothing: a share of the probability is spread evenly over all classes (Szegedy et al. 2016, sec. 7).
+    """
+
+    smoothing: float = Field(0.1, ge=0, lt=1)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        logits = model(batch["image"])
+        loss = mixed_cross_entropy(logits, batch, self.smoothing).mean()
+        return {"loss": loss, "weight": weight_of(batch), "accuracy": accuracy(logits, batch)}
+
+
+class Teaching(Spec):
+    """Role: how the loss by labels and what a teacher says become one loss."""
+
+    def joined(self, by_labels: Tensor, logits: Tensor, teacher: Tensor) -> Tensor:
+        """Mean over b of both; by_labels b, the student's logits b k for the teacher, and the teacher's own b k."""
+        raise NotImplementedError
+
+
+@spec("soft")
+class Soft(Teaching):
+    """(1 - weight) CE + weight tau^2 KL(teacher / tau || student / tau) (Touvron et al. 2021, eq. 2)."""
+
+    weight: float = Field(0.1, ge=0, le=1)
+    tau: float = Field(3.0, gt=0)
+
+    def joined(self, by_labels: Tensor, logits: Tensor, teacher: Tensor) -> Tensor:
+        apart = self.tau**2 * distance(teacher / self.tau, logits / self.tau)
+        return ((1 - self.weight) * by_labels + self.weight * apart).mean()
+
+
+@spec("hard")
+class Hard(Teaching):
+    """CE of the label and CE of the class that the teacher finds likeliest, half each (Touvron et al. 2021, eq. 3)."""
+
+    weight: float = Field(0.5, ge=0, le=1)
+
+    def joined(self, by_labels: Tensor, logits: Tensor, teacher: Tensor) -> Tensor:
+        by_teacher = nn.functional.cross_entropy(logits.float(), teacher.argmax(dim=-1), reduction="none")
+        return ((1 - self.weight) * by_labels + self.weight * by_teacher).mean()
+
+
+@spec("distill")
+class Distill(Objective):
+    """`Classify`, beside a teacher that saw the same pixels; batch: also "teacher", its logits b k, without gradient.
+
+    A `distilled` head learns from the teacher with its second token, any other head with the only one it has.
+    Labels are smoothed, the teacher's answers are not.
+    """
+
+    teaching: Part[Teaching] = Hard()
+    smoothing: float = Field(0.1, ge=0, lt=1)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        features = model.features(batch["image"])
+        by_label, by_teacher = model.head.each(features)
+        loss = self.teaching.joined(mixed_cross_entropy(by_label, batch, self.smoothing), by_teacher, batch["teacher"])
+        agrees = (by_teacher.argmax(dim=-1) == batch["teacher"].argmax(dim=-1)).float().mean()
+        accurate = accuracy((by_label + by_teacher) / 2, batch)
+        return {"loss": loss, "weight": weight_of(batch), "accuracy": accurate, "agreement": agrees}
+
+
+def accuracy(logits: Tensor, batch: Batch) -> Tensor:
+    """Share of images whose likeliest class is the label, of a mixed image that of its larger part."""
+    label = batch["label"]
+    if "label2" in batch:
+        label = torch.where(batch["share"] < 0.5, batch["label2"], label)
+    return (logits.argmax(dim=-1) == label).float().mean()
+
+
+def weight_of(batch: Batch) -> Tensor:
+    """How many images a batch has."""
+    return torch.tensor(len(batch["label"]), device=batch["label"].device)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -36,20 +38,72 @@ class Adam(OptimizerSpec):
 
 @spec("adamw")
 class AdamW(OptimizerSpec):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019); 1-D weights (biases, norms) do not decay."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+
+    What is no matrix (biases, norms) and what says where a token stands (positions, class tokens) does not decay.
+    layers: each layer's learning rate is so much of the next one's, for fine-tuning (Clark et al. 2020; Bao et al.
+    2022); 1 for the same in all.
+    """
 
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.98, ge=0, lt=1)
     eps: float = Field(1e-8, gt=0)
     decay: float = Field(0.01, ge=0)
+    layers: float = Field(1.0, gt=0, le=1)
 
     def build(self, weights: Mapping[str, nn.Parameter]) -> Optimizer:
-        groups = [
-            {"params": [w for w in weights.values() if w.ndim > 1], "weight_decay": self.decay},
-            {"params": [w for w in weights.values() if w.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
+        groups = grouped(weights, self.decay, self.layers)
         return torch.optim.AdamW(groups, betas=(self.beta1, self.beta2), eps=self.eps, fused=_fused(weights))
+
+
+@spec("sgd")
+class Sgd(OptimizerSpec):
+    """Stochastic gradient descent with Nesterov's momentum; biases, norms, positions and class tokens do not decay."""
+
+    momentum: float = Field(0.9, ge=0, lt=1)
+    decay: float = Field(5e-4, ge=0)
+    layers: float = Field(1.0, gt=0, le=1)
+
+    def build(self, weights: Mapping[str, nn.Parameter]) -> Optimizer:
+        groups = grouped(weights, self.decay, self.layers)
+        return torch.optim.SGD(
+            groups, lr=1e-3, momentum=self.momentum, nesterov=self.momentum > 0, fused=_fused(weights)
+        )
+
+
+def grouped(weights: Mapping[str, nn.Parameter], decay: float, layers: float = 1.0) -> list[dict[str, Any]]:
+    """Parameter groups: with and without decay, and by layer where their rates differ (`scale`)."""
+    numbers = _layer_numbers(weights)
+    last = max(numbers.values(), default=0)
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, weight in weights.items():
+        decays = weight.ndim > 1 and not PLACES.search(name)
+        groups.setdefault((decays, layers ** (last - numbers[name])), []).append(weight)
+    return [
+        {"params": params, "weight_decay": decay if decays else 0.0, "scale": scale}
+        for (decays, scale), params in groups.items()
+    ]
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """The learning rate of the next step, each group's by its scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+
+
+PLACES = re.compile(r"\b(table|special)$")
+"""Names of positions, relative biases and class tokens."""
+
+
+def _layer_numbers(names: Iterable[str]) -> dict[str, int]:
+    """Weights of one block have one number; blocks and what is between them count up in the order of the model."""
+    seen: dict[str, int] = {}
+    numbers = {}
+    for name in names:
+        block = re.match(r".*\b(?:blocks|stages)\.\d+", name)
+        layer = block[0] if block else name.split(".")[0]
+        numbers[name] = seen.setdefault(layer, len(seen))
+    return numbers
 
 
 def _fused(weights: Mapping[str, nn.Parameter]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,32 +10,41 @@ from typing import Any
 import torch
 from torch import nn
 
+from tessella.classifier import Classifier
 from tessella.errors import InputError
 from tessella.inference import prepare
 from tessella.models import Model
-from tessella.recipes import Translation, from_yaml
+from tessella.recipes.named import from_yaml
+from tessella.recipes.recipe import Recipe
+from tessella.recipes.translation import Translation
+from tessella.recipes.vision import Classification
 from tessella.runs import RunFolder
 from tessella.text import Codec
 from tessella.translator import Translator
 
 
 def load(path: str | Path, device: str = "auto", dtype: str = "float32") -> Any:
-    """A finished run, ready to answer: a `Translator` for a translation run.
+    """A finished run, ready to answer: a `Translator` of a translation run, a `Classifier` of a classification run.
 
     path: a run folder, or ``hf://owner/name`` of a public checkpoint. device: "auto", "cpu" or "cuda". dtype:
     "float32"; "bfloat16" for speed where the hardware multiplies it faster; or "int8" for more of it on a processor,
     with a little less accuracy. Raises InputError where the folder is incomplete, was changed after it was saved, or
     does not fit together.
     """
+    run, recipe = opened(path)
+    if recipe.kind not in PREDICTORS:
+        raise InputError(f"{run.path} is a '{recipe.kind}' run, which this version cannot use")
+    return PREDICTORS[recipe.kind](run, recipe, _device(device), dtype)
+
+
+def opened(path: str | Path) -> tuple[RunFolder, Recipe]:
+    """The folder of a finished run, or of a public checkpoint (hf://owner/name), and its recipe."""
     if str(path).startswith("hf://"):
         from tessella.importing import import_cached
 
         path = import_cached(str(path))
     run = RunFolder.open(path)
-    recipe = from_yaml(run.read_text("recipe.yaml"), f"{run.path / 'recipe.yaml'}")
-    if recipe.kind not in PREDICTORS:
-        raise InputError(f"{run.path} is a '{recipe.kind}' run, which this version cannot use")
-    return PREDICTORS[recipe.kind](run, recipe, _device(device), dtype)
+    return run, from_yaml(run.read_text("recipe.yaml"), f"{run.path / 'recipe.yaml'}")
 
 
 def translator(run: RunFolder, recipe: Translation, device: torch.device, dtype: str) -> Translator:
@@ -45,7 +55,25 @@ def translator(run: RunFolder, recipe: Translation, device: torch.device, dtype:
     return Translator(model, codec, recipe.decoding)
 
 
-PREDICTORS: dict[str, Callable[[RunFolder, Any, torch.device, str], Any]] = {"translation": translator}
+def classifier(run: RunFolder, recipe: Classification, device: torch.device, dtype: str) -> Classifier:
+    """The Classifier of a run."""
+    plain = plain_classifier(run, recipe)
+    return Classifier(prepare(plain.model.to(device), dtype), plain.image, plain.classes)
+
+
+def plain_classifier(run: RunFolder, recipe: Classification) -> Classifier:
+    """The same on the processor, with its model as it was trained: for a teacher, for export."""
+    classes = json.loads(run.read_text("labels.json"))
+    wanted = getattr(getattr(recipe.model, "head", None), "classes", None)
+    if wanted != len(classes):
+        raise InputError(f"{run.path}: labels.json has {len(classes)} classes, the model {wanted}; not of one run")
+    return Classifier(filled(recipe.model, run), recipe.image, classes)
+
+
+PREDICTORS: dict[str, Callable[[RunFolder, Any, torch.device, str], Any]] = {
+    "translation": translator,
+    "classification": classifier,
+}
 """Kind of recipe -> what makes its predictor."""
 
 

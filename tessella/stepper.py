@@ -68,8 +68,7 @@ class Stepper:
         if self.loop.clip is not None:
             nn.utils.clip_grads_with_norm_(self.weights.named.values(), self.loop.clip, norm)
         row[2] = norm
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        optimizers.set_rate(self.optimizer, rate)
         self.optimizer.step()
         if self.ema:
             self.ema.update(self.weights.named, step)

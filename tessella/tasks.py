@@ -6,19 +6,32 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessella import translation
+from tessella import classification, translation
 from tessella.errors import InputError
-from tessella.recipes import from_yaml, recipe
+from tessella.recipes.named import changed, from_yaml, recipe
+from tessella.recipes.vision import Classification, ClassifierOptions, chosen
 from tessella.runs import RunFolder
 from tessella.spec import override
 
-TRAINERS: dict[str, Callable[..., Any]] = {"translation": translation.train}
+TRAINERS: dict[str, Callable[..., Any]] = {"translation": translation.train, "classification": classification.train}
 """Kind of recipe -> (recipe, data, out, resume, say) -> what was reached."""
 
 
-def train(name: str, data: Path, out: Path, changes: Sequence[str], say: Callable[[str], None]) -> Any:
-    """Trains a recipe by name or file; see `recipes.recipe` for what may be changed."""
-    made = recipe(name, changes)
+def train(
+    name: str,
+    data: Path,
+    out: Path,
+    changes: Sequence[str],
+    say: Callable[[str], None],
+    classifier: ClassifierOptions | None = None,
+) -> Any:
+    """Trains a recipe by name or file; see `named.recipe` for what may be changed, `vision.chosen` for classifiers."""
+    made = recipe(name)
+    if classifier is not None and classifier != ClassifierOptions():
+        if not isinstance(made, Classification):
+            raise InputError(f"model, teacher, start and image size are chosen for classifiers, not for '{made.kind}'")
+        made = chosen(made, classifier)
+    made = changed(made, changes)
     return TRAINERS[made.kind](made, data, out, False, say)
 
 

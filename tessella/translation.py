@@ -21,7 +21,8 @@ from tessella.learner import learn
 from tessella.lesson import Lesson
 from tessella.models import Model
 from tessella.processes import launch, seed_all
-from tessella.recipes import ParallelText, Translation, to_yaml
+from tessella.recipes.named import to_yaml
+from tessella.recipes.translation import ParallelText, Translation
 from tessella.runs import RunFolder
 from tessella.scores import score
 from tessella.text import Codec, train_codec

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from tessella.errors import InputError
 from tessella.models import EncoderDecoder, Model
-from tessella.recipes import RECIPES, Recipe, from_yaml, recipe, to_yaml
+from tessella.recipes.named import RECIPES, from_yaml, recipe, to_yaml
+from tessella.recipes.recipe import Recipe
 from tessella.spec import from_dict, override, to_dict
 from tessella.trunks.plain import Plain, Trunk
 from tessella.zoo.transformer import transformer

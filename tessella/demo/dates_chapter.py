@@ -14,7 +14,7 @@ from tessella.demo.dates import DatePair, date_splits, write_dates
 from tessella.loop import LoopSpec
 from tessella.models import Model
 from tessella.predict import load
-from tessella.recipes import ParallelText, Translation
+from tessella.recipes.translation import ParallelText, Translation
 from tessella.report import Chapter, Example, Report
 from tessella.runs import RunFolder
 from tessella.schedules import Cosine

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import nn
 
 from tessella.errors import InputError, did_you_mean
 from tessella.models import Model
+from tessella.zoo import deit, resnet, swin, vit
+from tessella.zoo.card import Card
+from tessella.zoo.counts import multiply_adds, parameters
 from tessella.zoo.seq2seq import seq2seq
 from tessella.zoo.transformer import SIZES, transformer
+
+VISION = (vit, deit, swin, resnet)
+"""Pages of models that read images."""
 
 MODELS: dict[str, Callable[..., Model]] = {
     **{f"transformer_{size}": partial(transformer, size) for size in SIZES},
@@ -23,8 +28,19 @@ MODELS: dict[str, Callable[..., Model]] = {
         for cell in ("gru", "lstm")
         for suffix, attention in {"": "none", "_additive": "additive", "_dot": "dot", "_general": "general"}.items()
     },
+    **{name: make for page in VISION for name, make in page.VARIANTS.items()},
 }
-"""name -> function of the remaining arguments (vocab, ...) -> Spec."""
+"""name -> function of the remaining arguments (vocab, or classes, image_size ...) -> Spec."""
+
+CARDS: dict[str, Card] = {
+    name: getattr(page, "CARDS", {}).get(name) or Card(size=inspect.signature(make).parameters["image_size"].default)
+    for page in VISION
+    for name, make in page.VARIANTS.items()
+}
+"""What is published about each model that reads images."""
+
+VOCAB = 37_000
+"""The joint vocabulary with which models of text are counted."""
 
 
 def model_spec(name: str, options: dict[str, Any]) -> Model:
@@ -47,20 +63,31 @@ class Listed(NamedTuple):
 
     name: str
     parameters: int
+    macs: int | None
+    """Multiply-adds for one image of the card's size; None for models of text."""
+    card: Card | None
     about: str
 
 
-def listing(vocab: int = 37000) -> list[Listed]:
-    """Every model with its parameter count at one joint vocabulary of this size."""
-    rows = []
+def listing(pattern: str = "") -> Iterator[Listed]:
+    """Every model whose name contains the pattern, counted; models of text with one vocabulary of `VOCAB` pieces."""
     for name, make in MODELS.items():
-        with torch.device("meta"):
-            count = sum(p.numel() for p in model_spec(name, {"vocab": vocab}).build().parameters())
+        if pattern not in name:
+            continue
         page = inspect.getmodule(getattr(make, "func", make))
-        rows.append(Listed(name, count, (page.__doc__ or "").splitlines()[0] if page else ""))
-    return rows
+        about = (page.__doc__ or "").splitlines()[0] if page else ""
+        card = CARDS.get(name)
+        spec = model_spec(name, {} if card else {"vocab": VOCAB})
+        macs = multiply_adds(spec, (1, channels(spec), card.size, card.size)) if card else None
+        yield Listed(name, parameters(spec), macs, card, about)
+
+
+def channels(spec: Model) -> int:
+    """Of the images that a model reads."""
+    stem: Any = getattr(spec, "stem", None)
+    return getattr(stem, "channels", getattr(stem, "dim", 3))
 
 
 def create(name: str, **options: Any) -> nn.Module:
-    """A fresh model by name: ``create("transformer_base", vocab=8000)``."""
+    """A fresh model by name: ``create("transformer_base", vocab=8000)``, ``create("cvt_13", classes=10)``."""
     return model_spec(name, options).build()

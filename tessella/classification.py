@@ -1,0 +1,184 @@
+"""Classification: the task: labelled images and a recipe in, a run folder with a classifier out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tessella.data.albums import PictureColumns
+from tessella.data.picture_batches import Held, Opened, PictureData, Source, in_order, stream
+from tessella.data.pictures import Pictures, as_array, held_out, read_pictures, splits, verify
+from tessella.data.pixels import Preprocess
+from tessella.data.quarantine import Quarantine
+from tessella.errors import InputError
+from tessella.learner import learn
+from tessella.lesson import Lesson
+from tessella.models import Model
+from tessella.predict import opened, plain_classifier
+from tessella.processes import launch, seed_all
+from tessella.recipes.named import to_yaml
+from tessella.recipes.vision import Classification
+from tessella.runs import RunFolder
+from tessella.teacher import Remembered, Taught, Teacher
+from tessella.transfer import freeze, transfer
+
+IN_MEMORY = 2**31
+"""Bytes of decoded training images up to which all are kept; more are decoded as they are needed."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is learned from and what is validated on."""
+
+    training: Pictures
+    validation: Pictures
+
+
+def train(
+    recipe: Classification, data: Path, out: Path, resume: bool = False, say: Callable[[str], None] = print
+) -> Mapping[str, Any]:
+    """Trains, or goes on with a training (resume), and leaves a complete run in `out`.
+
+    data: a folder, table or IDX files, see `LabelledImages`. Returns the metric reached: {"metric", "best", "step"}.
+    Raises InputError for unusable data; Interrupted after Ctrl-C, with everything saved.
+    """
+    fabric = launch(recipe.loop)
+    quarantine = Quarantine()
+    images = read_images(recipe, data, quarantine)
+    classes = images.training.classes
+    if fabric.is_global_zero:
+        run = RunFolder.resume(out) if resume else RunFolder.create(out)
+        _prepare(run, recipe, images, quarantine, data, resume)
+        say(
+            f"{len(images.training):,} images to learn from, {len(images.validation):,} to validate, "
+            f"{len(quarantine):,} set aside; {len(classes)} classes: {', '.join(classes[:12])}"
+            f"{' …' if len(classes) > 12 else ''}"
+        )
+    fabric.barrier()
+    run = RunFolder(out)
+    seed_all(recipe.loop.seed, 0)
+    model = with_classes(recipe.model, len(classes)).build()
+    if recipe.start and not resume:
+        transfer(model, opened(recipe.start)[0].weights(), say)
+    if recipe.freeze:
+        freeze(model)
+    if fabric.is_global_zero:
+        learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
+    lesson = lesson_of(recipe, model, images)
+    standing = learn(lesson, run, recipe.loop, recipe.optimizer, recipe.schedule, fabric)
+    if fabric.is_global_zero:
+        say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
+    return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
+
+
+def lesson_of(recipe: Classification, model: nn.Module, images: Images) -> Lesson:
+    """What the training loop has to know of this task."""
+    held = source_of(images.training, recipe.image, recipe.augment.crop != "resized")
+    data = PictureData(held, recipe.image, recipe.augment, recipe.loop.seed)
+    validation = source_of(images.validation, recipe.image)
+    return Lesson(
+        model=model,
+        objective=_taught(recipe, images.training.classes, held),
+        batches=partial(stream, data, recipe.batch, workers=recipe.loop.workers),
+        validate=partial(validate, validation, recipe),
+    )
+
+
+def validate(source: Source, recipe: Classification, model: nn.Module) -> dict[str, float]:
+    """Cross-entropy in nats, and percent of right classes, first and among the first five; every image once."""
+    device = next(model.parameters()).device
+    sums = torch.zeros(3, dtype=torch.float64)
+    for batch in in_order(source, recipe.image, 2 * recipe.batch, recipe.loop.workers):
+        logits, label = model(batch["image"].to(device)).float().cpu(), batch["label"]
+        ranks = (logits > logits.gather(1, label[:, None])).sum(dim=1)
+        loss = F.cross_entropy(logits, label, reduction="sum")
+        sums += torch.stack([loss, (ranks < 1).sum(), (ranks < 5).sum()]).double()
+    loss, first, five = (sums / len(source.labels)).tolist()
+    return {"loss": loss, "accuracy": 100 * first, "top5": 100 * five}
+
+
+def source_of(pictures: Pictures, image: Preprocess, whole: bool = True) -> Source:
+    """Pictures decoded into memory where whole ones are wanted and they have room, else opened one by one."""
+    room = len(pictures) * image.channels * image.size[0] * image.size[1]
+    if whole and room <= IN_MEMORY:
+        return Held(as_array(pictures, image), torch.as_tensor(pictures.labels, dtype=torch.long))
+    return Opened(pictures, image)
+
+
+def read_images(recipe: Classification, data: Path, quarantine: Quarantine) -> Images:
+    """The data as the recipe wants it; pictures that cannot be used are set aside and named."""
+    what = recipe.data
+    columns = PictureColumns(image=what.image, label=what.label)
+    training = read_pictures(data, what.train, columns, what.classes or None, quarantine)
+    if what.validation in splits(data):
+        validation = read_pictures(data, what.validation, columns, training.classes, quarantine)
+    else:
+        training, validation = held_out(training, what.held_out, recipe.loop.seed)
+    if what.limit:
+        training = limited(training, what.limit, recipe.loop.seed)
+    patch = getattr(getattr(recipe.model, "stem", None), "patch", 1)
+    training = verify(training, quarantine, (patch, patch))
+    validation = verify(validation, quarantine, (patch, patch))
+    quarantine.refuse_if_too_many(len(training) + len(validation) + len(quarantine), what.bad_share)
+    return Images(training, validation)
+
+
+def limited(pictures: Pictures, count: int, seed: int) -> Pictures:
+    """So many pictures, the same share of each class, drawn by the seed; a smaller draw is part of a larger one."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(pictures))
+    labels = np.asarray(pictures.labels)[order]
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        place[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return pictures.take(np.sort(order[np.argsort(place, kind="stable")[:count]]))
+
+
+def with_classes(model: Model, classes: int) -> Model:
+    """The spec with a head for so many classes."""
+    head = getattr(model, "head", None)
+    if head is None or not hasattr(head, "classes"):
+        raise InputError(f"'{model.kind}' has no head of classes; a classifier is an 'encoder' with one")
+    return model.replace(head=head.replace(classes=classes))
+
+
+def _taught(recipe: Classification, classes: Sequence[str], held: Source) -> Callable[..., Any]:
+    """The objective, with its teacher beside it if there is one."""
+    if recipe.teacher is None:
+        return recipe.objective
+    run, taught = opened(recipe.teacher.run)
+    if not isinstance(taught, Classification):
+        raise InputError(f"{run.path} is a '{taught.kind}' run, which cannot teach a classifier")
+    teacher = Teacher(plain_classifier(run, taught), recipe.image, classes)
+    if recipe.teacher.answers == "live":
+        return Taught(recipe.objective, teacher)
+    answers = [teacher(batch["image"]) for batch in in_order(held, recipe.image, 2 * recipe.batch)]
+    return Remembered(recipe.objective, torch.cat(answers))
+
+
+def _prepare(
+    run: RunFolder, recipe: Classification, images: Images, quarantine: Quarantine, data: Path, resume: bool
+) -> None:
+    """Writes what a run holds before its first step; on resume, checks that it is the same."""
+    fingerprint = images.training.fingerprint()
+    if resume:
+        before = run.manifest.get("data", {})
+        if before.get("sha256") != fingerprint:
+            raise InputError(f"the images in {data} are not those the run was begun with ({before.get('path')})")
+        return
+    classes = images.training.classes
+    run.write_text("labels.json", json.dumps(classes, ensure_ascii=False, indent=0))
+    run.write_text("recipe.yaml", to_yaml(recipe.replace(model=with_classes(recipe.model, len(classes)))))
+    run.write("quarantine.jsonl", quarantine.save)
+    run.note(data={"path": str(data), "sha256": fingerprint})
