@@ -112,7 +112,7 @@ class Windowed(Dot):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q, k, v: (b w) h n d, the windows of b images; mask: w 1 n n, the same for every image."""
-        images = 1 if mask is None else len(q) // len(mask)
+        images = 1 if mask is None else q.shape[0] // mask.shape[0]
         if self.seen is not None:
             every = None if mask is None else mask.repeat(images, 1, 1, 1)
             return super(Dot, self).forward(q, k, v, every)

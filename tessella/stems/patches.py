@@ -84,7 +84,7 @@ class PatchesStem(nn.Module):
         check_tiles(image.shape[-2:], self.patch.kernel_size[0])
         raster = self.patch(image)
         grid = raster.shape[2], raster.shape[3]
-        special = self.special.to(raster.dtype).expand(len(image), -1, -1)
+        special = self.special.to(raster.dtype).expand(image.shape[0], -1, -1)
         x = torch.cat([special, rearrange(raster, "b d r c -> b (r c) d")], dim=1)
         return Tokens(self.drop(self.positions(x, grid)), grid=grid)
 
