@@ -104,9 +104,14 @@ class Attention(nn.Module):
         self.v = v or projection(context_dim or dim, dim)
         self.out = out or projection(dim, dim)
 
-    def keys_values(self, context: Float[Tensor, "b m c"]) -> tuple[Tensor, Tensor]:
-        """What queries look at and what they get: b h m d each. Computed once for a memory, or grown by `append`."""
-        return self._split(self.k(context)), self._split(self.v(context))
+    def keys_values(
+        self, context: Float[Tensor, "b m c"], values: Float[Tensor, "b m c"] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What queries look at and what they get: b h m d each. Computed once for a memory, or grown by `append`.
+
+        Both are made of the context, unless what they get has a source of its own.
+        """
+        return self._split(self.k(context)), self._split(self.v(context if values is None else values))
 
     def forward(
         self,

@@ -20,11 +20,11 @@ ACTIVATIONS: dict[str, Activation] = {
 """The names of `transformers` -> ours; the first of several is written on the way back."""
 
 
-def whole(config: Mapping[str, Any], name: str, absent: int, most: int = 10**6) -> int:
-    """A whole number from 1 to `most`; `absent` where the file leaves it out, as its own loader would have it."""
+def whole(config: Mapping[str, Any], name: str, absent: int, most: int = 10**6, least: int = 1) -> int:
+    """A whole number from `least` to `most`; `absent` where the file leaves it out, as its own loader would have it."""
     value = config.get(name, absent)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-        raise InputError(f"config.json: '{name}' must be a whole number from 1 to {most}, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise InputError(f"config.json: '{name}' must be a whole number from {least} to {most}, got {value!r}")
     return value
 
 
