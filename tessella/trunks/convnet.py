@@ -1,4 +1,4 @@
-"""Convnets: stages of convolutions between normalisations, in residual blocks (ResNet) or without (VGG)."""
+"""Convnets: pixels into tokens by stages of convolutions in residual blocks; ResNet, and what its kin share."""
 
 from __future__ import annotations
 
@@ -22,20 +22,26 @@ Make = Callable[..., nn.Module]
 relu: Make = partial(nn.ReLU, inplace=True)
 
 
-def conv(dim: int, width: int, size: int, stride: int = 1, groups: int = 1, of: Make = nn.Conv2d) -> nn.Module:
-    """A convolution b dim r c -> b width r/stride c/stride, its weights drawn as He et al. 2015, eq. 14, has them."""
-    made = of(dim, width, size, stride, padding=size // 2, groups=groups, bias=False)
+def conv(
+    dim: int, width: int, size: int, stride: int = 1, groups: int = 1, bias: bool = False, of: Make = nn.Conv2d
+) -> nn.Module:
+    """A convolution b dim r c -> b width r/stride c/stride, its weights drawn as in He et al. 2015, eq. 14."""
+    made = of(dim, width, size, stride, padding=size // 2, groups=groups, bias=bias)
     nn.init.normal_(made.weight, 0, (2 * groups / (size**2 * width)) ** 0.5)
+    if bias:
+        nn.init.zeros_(made.bias)
     return made
 
 
-def group_norm(dim: int) -> nn.GroupNorm:
-    """32 groups of channels, each normalised over them and the image (Wu and He 2018)."""
-    return nn.GroupNorm(GROUPS, dim)
+def group_norm(dim: int, of: Make = nn.GroupNorm) -> nn.Module:
+    """Groups of channels, each normalised over all its pixels (Wu and He 2018)."""
+    if dim % GROUPS:
+        raise InputError(f"norm 'group' needs widths divisible by {GROUPS}, got {dim}")
+    return of(GROUPS, dim)
 
 
 GROUPS = 32
-NORMS: dict[str, Make] = {"none": lambda dim: nn.Identity(), "batch": nn.BatchNorm2d, "group": group_norm}
+NORMS: dict[str, Make] = {"batch": nn.BatchNorm2d, "group": group_norm}
 """What normalises a raster, given its width."""
 
 Pool = Literal["none", "max", "max-of-zeros"]
@@ -44,7 +50,7 @@ POOLS: dict[Pool, Make] = {
     "max": partial(nn.MaxPool2d, 3, 2, padding=1),
     "max-of-zeros": lambda: nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2)),
 }
-"""What follows the first convolution."""
+"""What follows the first convolution; beyond the border lies nothing, or zeros."""
 
 
 class Layer(nn.Module):
@@ -75,16 +81,19 @@ class Padded(nn.Module):
 
     def __init__(self, dim: int, width: int, stride: int):
         super().__init__()
+        if width < dim:
+            raise InputError(f"a 'padded' shortcut cannot lead from {dim} channels to {width}; use 'projected'")
         self.more, self.stride = width - dim, stride
 
     def forward(self, x: Tensor) -> Tensor:
         return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
 
 
+@spec("entry")
 class Entry(Spec):
-    """The first convolution: from pixels to `width` channels, then a pool."""
+    """The first convolution, from pixels to `width` channels, and the pool after it."""
 
-    width: int = 64
+    width: int = Field(64, ge=1)
     size: int = Field(7, ge=1)
     stride: int = Field(2, ge=1)
     pool: Pool = "max"
@@ -106,8 +115,7 @@ class Staged(Trunk):
 
     @model_validator(mode="after")
     def _a_width_a_stage(self):
-        if len(self.depths) != len(self.widths) or not self.depths or min(*self.depths, *self.widths) < 1:
-            raise InputError(f"depths {self.depths} and widths {self.widths} must be as many numbers, all positive")
+        check_stages(self.depths, self.widths)
         return self
 
     @property
@@ -148,11 +156,11 @@ class ResNet(Staged):
         return self.layer(self.dim, self.entry.width, self.entry.size, self.entry.stride)
 
     def block(self, dim: int, width: int, stride: int, path: float) -> Residual:
-        return Residual(
-            nn.Sequential(*BRANCHES[self.blocks](self.layer, dim, width, stride)), self.around(dim, width, stride), path
-        )
+        branch = nn.Sequential(*BRANCHES[self.blocks](self.layer, dim, width, stride))
+        return Residual(branch, self.around(dim, width, stride), path)
 
     def layer(self, dim: int, width: int, size: int, stride: int = 1, act: Make = relu) -> Layer:
+        """Convolution, norm, activation."""
         return Layer(conv(dim, width, size, stride), NORMS[self.norm](width), act())
 
     def around(self, dim: int, width: int, stride: int) -> nn.Module:
@@ -210,3 +218,9 @@ def raster(tokens: Tokens) -> Tensor:
 def seen(tokens: Tokens, x: Tensor) -> Tokens:
     """The tokens that a raster b d r c is; a view, where channels are last."""
     return tokens.replace(x=rearrange(x, "b d r c -> b (r c) d"), grid=(x.shape[2], x.shape[3]))
+
+
+def check_stages(depths: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    """Refuses stages that lack a depth or a width."""
+    if len(depths) != len(widths) or min(depths, default=0) < 1 or min(widths) < 1:
+        raise InputError(f"depths {depths} and widths {widths} must be positive numbers, one of each for every stage")
