@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -62,12 +62,13 @@ class Augment(Spec):
     mix_share: float = Field(1.0, ge=0, le=1)
     repeats: int = Field(1, ge=1)
 
-    def model_post_init(self, context: object) -> None:
-        """Raises InputError for ranges that are none."""
+    @model_validator(mode="after")
+    def _ranges(self) -> Augment:
         if not 0 < self.scale[0] <= self.scale[1] <= 1:
             raise InputError(f"scale is a range of shares of the area, within 0 to 1, got {self.scale}")
         if not 0 < self.ratio[0] <= self.ratio[1]:
             raise InputError(f"ratio is a range of width / height, got {self.ratio}")
+        return self
 
     @property
     def mixes(self) -> bool:

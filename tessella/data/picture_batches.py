@@ -6,6 +6,7 @@ A batch is ``{"image": float b v r c, normalised, "label": long b, "index": long
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -71,11 +72,15 @@ class Opened:
     def cropped(self, indices: Sequence[int], augment: Augment, rng: np.random.Generator) -> Tensor:
         """See ``Source``. Raises InputError that names a picture which cannot be read (any more)."""
         own = self.preprocess
-        opened = (self.pictures.decode(int(index), own.channels) for index in indices)
-        if augment.crop == "resized":
-            cut = [random_resized_crop(image, own, rng, augment.scale, augment.ratio) for image in opened]
-            return torch.from_numpy(np.stack(cut))
-        return augment.cropped(torch.from_numpy(np.stack([fitted(image, own) for image in opened])), rng)
+        if augment.crop != "resized":
+            whole = [fitted(self.pictures.decode(int(index), own.channels), own) for index in indices]
+            return augment.cropped(torch.from_numpy(np.stack(whole)), rng)
+        # of a large JPEG, as much is decoded as the smallest crop needs to have a pixel for each of ours
+        part = 2 * math.sqrt(augment.scale[0] * min(augment.ratio[0], 1 / augment.ratio[1]))
+        wanted = (math.ceil(own.size[0] / part), math.ceil(own.size[1] / part))
+        opened = (self.pictures.decode(int(index), own.channels, wanted) for index in indices)
+        cut = [random_resized_crop(image, own, rng, augment.scale, augment.ratio) for image in opened]
+        return torch.from_numpy(np.stack(cut))
 
 
 @dataclass(frozen=True)
