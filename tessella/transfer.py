@@ -40,9 +40,11 @@ def transfer(model: nn.Module, weights: Mapping[str, Tensor], say: Callable[[str
 
 
 def freeze(model: nn.Module) -> None:
-    """Only the head learns."""
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith("head."))
+    """Only the head learns; all else stays in eval mode, whatever mode the model is put in."""
+    for name, part in model.named_children():
+        if name != "head":
+            part.requires_grad_(False).eval()
+            part.train = lambda mode=True, part=part: part
 
 
 def _adapted(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
