@@ -34,7 +34,7 @@ def cutmix(images: Tensor, share: float, rng: np.random.Generator) -> tuple[Tens
         sides.append((max(middle - half, 0), min(middle + half, length)))
     (top, bottom), (left, right) = sides
     mixed = images.clone()
-    mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
+    mixed[..., top:bottom, left:right] = images[..., top:bottom, left:right].flip(0)
     return mixed, 1 - (bottom - top) * (right - left) / (images.shape[2] * images.shape[3])
 
 

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -78,8 +79,10 @@ class Opened:
         # of a large JPEG, as much is decoded as the smallest crop needs to have a pixel for each of ours
         part = 2 * math.sqrt(augment.scale[0] * min(augment.ratio[0], 1 / augment.ratio[1]))
         wanted = (math.ceil(own.size[0] / part), math.ceil(own.size[1] / part))
-        opened = (self.pictures.decode(int(index), own.channels, wanted) for index in indices)
-        cut = [random_resized_crop(image, own, rng, augment.scale, augment.ratio) for image in opened]
+        cut = []
+        for index, repeats in groupby(indices):
+            image = self.pictures.decode(int(index), own.channels, wanted)
+            cut += [random_resized_crop(image, own, rng, augment.scale, augment.ratio) for _ in repeats]
         return torch.from_numpy(np.stack(cut))
 
 
