@@ -15,7 +15,7 @@ class QuickGELU(nn.Module):
     """x sigmoid(1.702 x), the approximation in OpenAI's CLIP and in CvT."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (1.702 * x).sigmoid()
+        return nn.functional.silu(1.702 * x) / 1.702  # the same, in kernels that keep and read less
 
 
 Activation = Literal["relu", "gelu", "gelu-tanh", "quick-gelu", "silu"]

@@ -11,8 +11,8 @@ from tessella.data.pixels import Preprocess
 from tessella.errors import InputError, did_you_mean
 from tessella.loop import LoopSpec
 from tessella.models import Model
-from tessella.objectives import Classify, Distill, Objective
-from tessella.optimizers import AdamW, OptimizerSpec
+from tessella.objectives import Classify, Distill, Hard, Objective, Soft, Teaching
+from tessella.optimizers import AdamW, OptimizerSpec, Sgd
 from tessella.recipes.recipe import Recipe
 from tessella.schedules import Cosine, Schedule
 from tessella.spec import Part, Spec, spec
@@ -137,4 +137,78 @@ def distill() -> Classification:
     return classify().replace(model=model_spec("deit_small_distilled_patch16_224", {"classes": 0}), objective=Distill())
 
 
-RECIPES = (classify, distill)
+def cifar10_resnet() -> Classification:
+    """CIFAR-10 with a small ResNet: the teacher of the students below."""
+    return _cifar10("resnet_small", steps=5_600, peak=0.2).replace(optimizer=Sgd())
+
+
+def cifar10_vit() -> Classification:
+    """CIFAR-10 with a small ViT; it is also the DeiT that has no teacher."""
+    return _cifar10("vit_micro_patch4_32", steps=2_800, peak=1.5e-3)
+
+
+def cifar10_deit_soft() -> Classification:
+    """The same ViT with a teacher's probabilities (--teacher RUN)."""
+    return _student("vit_micro_patch4_32", Soft(weight=0.5, tau=3.0))
+
+
+def cifar10_deit_hard() -> Classification:
+    """The same ViT with a teacher's decisions (--teacher RUN)."""
+    return _student("vit_micro_patch4_32", Hard())
+
+
+def cifar10_deit_token() -> Classification:
+    """The same with a distillation token, which alone learns the teacher's decisions (--teacher RUN)."""
+    return _student("deit_micro_distilled_patch4_32", Hard())
+
+
+def cifar10_swin() -> Classification:
+    """CIFAR-10 with a small Swin."""
+    return _cifar10("swin_pico_patch2_window4_32", steps=5_600, peak=1.5e-3)
+
+
+def cifar10_cvt() -> Classification:
+    """CIFAR-10 with a small CvT."""
+    return _cifar10("cvt_micro", steps=2_000, peak=1.5e-3)
+
+
+def fashion_mnist() -> Classification:
+    """Fashion-MNIST (IDX files) with a small CvT."""
+    base = _cifar10("cvt_micro", steps=4_600, peak=1.5e-3, channels=1)
+    image = Preprocess(size=(28, 28), channels=1, mean=(0.286,), std=(0.353,), crop=1.0)
+    return base.replace(image=image, data=LabelledImages(held_out=0.04, classes=FASHION))
+
+
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+
+def _cifar10(model: str, steps: int, peak: float, channels: int = 3) -> Classification:
+    """Every family learns alike: shifted by up to 4 pixels and mirrored, batches of 128, a cosine down to zero."""
+    return Classification(
+        data=LabelledImages(held_out=0.04, classes=CIFAR10),
+        image=Preprocess(size=(32, 32), mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262), crop=1.0),
+        augment=Augment(crop="pad", flip=0.5),
+        model=model_spec(model, {"classes": 10, "channels": channels}),
+        schedule=Cosine(peak=peak, warmup=steps // 10),
+        loop=LoopSpec(steps=steps, metric="accuracy", validate_every=1_000, checkpoint_every=1_000, clip=None),
+    )
+
+
+def _student(model: str, teaching: Teaching) -> Classification:
+    """As `cifar10_vit`, in as much time: asking the teacher takes some of it."""
+    return _cifar10(model, steps=2_400, peak=1.5e-3).replace(objective=Distill(teaching=teaching))
+
+
+RECIPES = (
+    classify,
+    distill,
+    cifar10_resnet,
+    cifar10_vit,
+    cifar10_deit_soft,
+    cifar10_deit_hard,
+    cifar10_deit_token,
+    cifar10_swin,
+    cifar10_cvt,
+    fashion_mnist,
+)
