@@ -110,7 +110,8 @@ class ClassFolders:
         for entry in sorted(self.root.iterdir()):
             name = entry.name
             if entry not in folders and not (name.lower() in JUNK or name.startswith("._") or BESIDE.fullmatch(name)):
-                report(str(entry), 0, "hidden" if name.startswith(".") else "in no class folder")
+                looped = "link to a folder that holds it" if entry.is_dir() else "in no class folder"
+                report(str(entry), 0, "hidden" if name.startswith(".") else looped)
         for folder in folders:
             files = list(_below(folder, set(), report))
             if not files:
@@ -146,8 +147,10 @@ class Idx:
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The folders of a folder in natural order, without hidden ones and those that programs leave behind."""
-    folders = [f for f in root.iterdir() if f.is_dir() and not f.name.startswith(".") and f.name.lower() not in JUNK]
+    """The folders of a folder in natural order; not hidden ones, what programs leave behind, or links to above."""
+    names = [f for f in root.iterdir() if not f.name.startswith(".") and f.name.lower() not in JUNK]
+    above = root.resolve()
+    folders = [f for f in names if f.is_dir() and not (f.is_symlink() and above.is_relative_to(f.resolve()))]
     return sorted(folders, key=lambda f: natural(f.name))
 
 
@@ -164,7 +167,12 @@ def _below(folder: Path, seen: set[tuple[int, int]], report: Report) -> Iterator
         report(str(folder), 0, "folder met before (symbolic link)")
         return
     seen.add((here.st_dev, here.st_ino))
-    for entry in sorted(folder.iterdir(), key=lambda e: natural(e.name)):
+    try:
+        entries = sorted(folder.iterdir(), key=lambda e: natural(e.name))
+    except OSError:
+        report(str(folder), 0, "folder cannot be opened")
+        return
+    for entry in entries:
         if entry.name.lower() in JUNK or entry.name.startswith("._"):
             continue
         if entry.name.startswith("."):

@@ -198,7 +198,8 @@ def _array(
 ) -> np.ndarray:
     mode = "RGB" if preprocess.channels == 3 else "L"
     image = image if image.mode == mode else image.convert(mode)
-    image = image.resize((size[1], size[0]), FILTERS[preprocess.interpolation], box=box)
+    if box is not None or size != (image.height, image.width):
+        image = image.resize((size[1], size[0]), FILTERS[preprocess.interpolation], box=box)
     values = np.asarray(image)
     return (rearrange(values, "r c v -> v r c") if mode == "RGB" else rearrange(values, "r c -> 1 r c")).copy()
 
@@ -220,7 +221,7 @@ def _opened(source: Source, limit: int) -> Iterator[Image.Image]:
         except MemoryError:
             raise
         except Exception as error:  # decoders of foreign bytes raise nearly everything, from SyntaxError to KeyError
-            cut = isinstance(error, EOFError) or "truncated" in str(error)
+            cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
             raise Unreadable(where, "truncated image" if cut else "broken image", str(error)[:200]) from None
 
 

@@ -1,0 +1,276 @@
+"""Preflight: everything that is wrong with a data set of pictures, and what is there, before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from tessella.data.albums import Picture, PictureColumns
+from tessella.data.layouts import find_albums, numbering
+from tessella.data.pictures import Pictures, each
+from tessella.data.pixels import Unreadable, header
+from tessella.data.quarantine import Quarantine
+from tessella.errors import InputError
+
+HUGE = 24_000_000  # pixels; decoding such photos again and again is what training would wait for
+UNEVEN = 10
+CLASSES_SHOWN = 20
+TITLES = {
+    "fatal": "training would refuse",
+    "serious": "to be mended",
+    "note": "to know",
+}
+
+Severity = Literal["fatal", "serious", "note"]
+
+
+class Problem(NamedTuple):
+    """Something found: how bad, what, and the names of all that it concerns."""
+
+    severity: Severity
+    what: str
+    names: list[str]
+
+
+class Seen(NamedTuple):
+    """What one decoded picture is: how it is stored, its size, and the SHA-256 of its bytes."""
+
+    mode: str
+    rows: int
+    cols: int
+    digest: bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split: its usable pictures with what was seen of each, and what was set aside."""
+
+    name: str
+    pictures: Pictures
+    seen: list[Seen]
+    quarantine: Quarantine
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.name or "all"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a data set holds (``parts``, ``classes``), what is in order (``fine``), and what is not (``problems``)."""
+
+    path: Path
+    classes: list[str]
+    parts: list[Part]
+    fine: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def fatal(self) -> bool:
+        """Whether training would refuse this data."""
+        return any(problem.severity == "fatal" for problem in self.problems)
+
+    def render(self, examples: int = 5) -> str:
+        """All of it as plain text: what is there, what is fine, then problems, worst first, with some names each."""
+        lines = [f"{self.path}: {len(self.classes)} classes"]
+        lines += [f"  {line}" for line in [*_table(self.parts), *_classes(self), *_shapes(self.parts)]]
+        lines += ["", "fine", *(f"  {line}" for line in self.fine)] if self.fine else []
+        for severity, title in TITLES.items():
+            found = [problem for problem in self.problems if problem.severity == severity]
+            lines += ["", title] if found else []
+            for problem in found:
+                lines.append(f"  {problem.what}")
+                lines += [f"    {name.replace(f'{self.path}{os.sep}', '')}" for name in problem.names[:examples]]
+                more = len(problem.names) - examples
+                lines += [f"    and {more:,} more"] if more > 0 else []
+        return "\n".join([*lines, "", "no problems" if not self.problems else _verdict(self)])
+
+
+def preflight(
+    path: str | os.PathLike[str],
+    columns: PictureColumns | None = None,
+    classes: Sequence[str] | None = None,
+    minimum: tuple[int, int] | None = None,
+    bad_share: float = 0.1,
+    workers: int | None = None,
+) -> Findings:
+    """Decode every picture of every split once and tell what is wrong; see ``read_pictures`` for what data may be.
+
+    Pictures of fewer than ``minimum`` (rows, columns) cannot be used. With more than ``bad_share`` unusable ones, or
+    fewer than two classes, training would refuse. Never raises for what is wrong with the data: that is a finding.
+    """
+    path, columns = Path(path), columns or PictureColumns()
+    try:
+        albums = find_albums(path)
+        number_of = numbering(path, columns, classes)
+    except InputError as error:
+        return Findings(path, [], [], problems=[Problem("fatal", str(error), [])])
+    findings = Findings(path, number_of.classes, [])
+    for name, album in albums.items():
+        quarantine = Quarantine()
+        try:
+            listing = album.read(columns, quarantine.add)
+        except InputError as error:
+            findings.problems.append(Problem("fatal", str(error), []))
+            continue
+        labels = np.fromiter(map(number_of, listing.labels), np.int64, len(listing.labels))
+        everything = Pictures(listing, np.arange(len(labels)), labels, number_of.classes)
+        findings.parts.append(_examined(name, everything, quarantine, minimum, workers))
+    checks = [_unusable(findings.parts, bad_share), _balance(findings), _twice(findings.parts), _odd(findings)]
+    for outcome in (outcome for check in checks for outcome in check):
+        findings.problems.append(outcome) if isinstance(outcome, Problem) else findings.fine.append(outcome)
+    return findings
+
+
+def _examined(
+    name: str, pictures: Pictures, quarantine: Quarantine, minimum: tuple[int, int] | None, workers: int | None
+) -> Part:
+    def look(number: int) -> Seen:
+        pictures.check(number)
+        image, picture = pictures.decode(number), pictures.read(number)
+        if minimum and (image.height < minimum[0] or image.width < minimum[1]):
+            raise Unreadable(pictures.name(number), f"smaller than {minimum[0]}x{minimum[1]} pixels")
+        mode = "L" if isinstance(picture, np.ndarray) else header(picture).mode
+        return Seen(mode, image.height, image.width, _digest(picture))
+
+    kept, seen = [], []
+    for number, outcome in enumerate(each(pictures, look, workers)):
+        if isinstance(outcome, Unreadable):
+            quarantine.add(*pictures.place(number), outcome.reason, pictures.name(number))
+        else:
+            kept.append(number)
+            seen.append(outcome)
+    return Part(name, pictures.take(kept), seen, quarantine)
+
+
+def _digest(picture: Picture) -> bytes:
+    if isinstance(picture, np.ndarray):
+        picture = repr(picture.shape).encode() + picture.tobytes()
+    return hashlib.sha256(picture.read_bytes() if isinstance(picture, Path) else picture).digest()
+
+
+def _unusable(parts: list[Part], bad_share: float) -> Iterator[str | Problem]:
+    for part in parts:
+        bad, total = len(part.quarantine), len(part.quarantine) + len(part.pictures)
+        if not len(part.pictures):
+            yield Problem("fatal", f"{part.title}: no usable picture", [])
+        elif bad > bad_share * total:
+            yield Problem("fatal", f"{part.title}: {bad:,} of {total:,} cannot be used, more than {bad_share:.0%}", [])
+        for reason, count in part.quarantine.reasons().items():
+            items = [item for item in part.quarantine if item.reason == reason]
+            names = [f"{item.where} row {item.line}" if item.line else item.where for item in items]
+            yield Problem("serious", f"{part.title}: {reason}: {count:,}", names)
+    if parts and not any(len(part.quarantine) for part in parts):
+        yield "every file is a whole picture with a label"
+
+
+def _balance(findings: Findings) -> Iterator[str | Problem]:
+    classes, missing = findings.classes, 0
+    for number, part in enumerate(findings.parts):
+        counts = part.pictures.counts
+        lacking = [name for name, count in zip(classes, counts, strict=True) if not count]
+        missing += len(lacking)
+        if number == 0 and len(part.pictures) and np.count_nonzero(counts) < 2:
+            yield Problem("fatal", f"{part.title}: one class only; telling apart takes two or more", [])
+        elif lacking and len(part.pictures):
+            yield Problem("serious", f"{part.title}: {len(lacking)} of {len(classes)} classes have no picture", lacking)
+        if number == 0 and counts.any() and counts.max() >= UNEVEN * counts[counts > 0].min():
+            few = np.flatnonzero((counts > 0) & (counts * UNEVEN <= counts.max()))
+            rare = [f"{classes[which]}: {counts[which]:,}" for which in few]
+            yield Problem("note", f"{part.title}: uneven; these have a tenth of the largest class or less", rare)
+    if findings.parts and not missing:
+        yield "every class has pictures in every split"
+    folded = Counter(name.casefold() for name in classes)
+    alike = [name for name in classes if folded[name.casefold()] > 1]
+    if alike:
+        yield Problem("serious", "classes whose names differ in upper and lower case only", alike)
+
+
+def _twice(parts: list[Part]) -> Iterator[str | Problem]:
+    met: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
+    for place, part in enumerate(parts):
+        for number, seen in enumerate(part.seen):
+            met[seen.digest].append((place, number))
+    groups = [group for group in met.values() if len(group) > 1]
+
+    def told(group: list[tuple[int, int]]) -> str:
+        return " = ".join(parts[place].pictures.name(number) for place, number in group[:4]) + " …" * (len(group) > 4)
+
+    def label(place: int, number: int) -> int:
+        return int(parts[place].pictures.labels[number])
+
+    across = [told(g) for g in groups if len({place for place, _ in g}) > 1]
+    torn = [told(g) for g in groups if len({label(*at) for at in g}) > 1]
+    within = [told(g) for g in groups if len({place for place, _ in g}) == 1]
+    if across:
+        titles = ", ".join(part.title for part in parts)
+        yield Problem(
+            "serious", f"the same pictures in several of {titles}: {len(across):,}; scores would flatter", across
+        )
+    if torn:
+        yield Problem("serious", f"the same picture with different labels: {len(torn):,}", torn)
+    if within:
+        yield Problem("note", f"pictures that occur more than once in a split: {len(within):,}", within)
+    if any(len(part.pictures) for part in parts) and not groups:
+        yield "no picture occurs twice"
+
+
+def _odd(findings: Findings) -> Iterator[str | Problem]:
+    """Nothing that stops a training, and still worth a look."""
+    for number, part in enumerate(findings.parts):
+        huge = [place for place, seen in enumerate(part.seen) if seen.rows * seen.cols > HUGE]
+        if huge:
+            what = f"{part.title}: over {HUGE // 10**6} megapixels, slow to decode: {len(huge):,}"
+            yield Problem("note", what, [part.pictures.name(place) for place in huge])
+        modes = Counter(seen.mode for seen in part.seen)
+        usual = modes.most_common(1)[0][0] if modes else ""
+        if len(modes) > 1:
+            odd = [f"{part.pictures.name(place)}: {s.mode}" for place, s in enumerate(part.seen) if s.mode != usual]
+            yield Problem("note", f"{part.title}: most are stored as {usual}, {len(odd):,} otherwise", odd)
+        alone = [name for name, c in zip(findings.classes, part.pictures.counts, strict=True) if c == 1]
+        if number == 0 and alone:
+            yield Problem("note", f"{part.title}: classes of one picture, of which none can be held out", alone)
+
+
+def _table(parts: list[Part]) -> Iterator[str]:
+    rows = [("", "pictures", "set aside", "fewest in a class", "most")]
+    for part in parts:
+        counts = part.pictures.counts
+        told = (len(part.pictures), len(part.quarantine), min(counts, default=0), max(counts, default=0))
+        rows.append((part.title, *(f"{number:,}" for number in told)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *rest in rows if parts else []:
+        yield first.ljust(widths[0]) + "".join("  " + c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))
+
+
+def _classes(findings: Findings) -> Iterator[str]:
+    """The classes in their order, which decides their numbers; each with its pictures by split."""
+    shown = findings.classes[:CLASSES_SHOWN]
+    if shown:
+        told = [f"{name} {'/'.join(str(p.pictures.counts[i]) for p in findings.parts)}" for i, name in enumerate(shown)]
+        yield "classes " + ", ".join(told) + (" …" if len(findings.classes) > len(shown) else "")
+
+
+def _shapes(parts: list[Part]) -> Iterator[str]:
+    seen = [seen for part in parts for seen in part.seen]
+    if seen:
+        rows, cols = np.asarray([(s.rows, s.cols) for s in seen]).T
+        small, large = np.argmin(rows * cols), np.argmax(rows * cols)
+        sizes = f"{rows[small]}x{cols[small]} to {rows[large]}x{cols[large]}"
+        sizes += f", median {int(np.median(rows))}x{int(np.median(cols))}"
+        modes = ", ".join(f"{mode} {count:,}" for mode, count in Counter(s.mode for s in seen).most_common())
+        yield f"rows x columns {sizes}; {modes}"
+
+
+def _verdict(findings: Findings) -> str:
+    counts = Counter(problem.severity for problem in findings.problems)
+    told = ", ".join(f"{counts[severity]} {TITLES[severity]}" for severity in TITLES if counts[severity])
+    return f"{told}; {'not usable as it is' if findings.fatal else 'usable'}"
