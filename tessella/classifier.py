@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tessella.data.pixels import Preprocess, decode, fitted, normalised
 from tessella.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+T = TypeVar("T")
+THREADS = 4
+"""That decode pictures while the model computes; Pillow works without Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,10 @@ class Classifier:
         """Where it computes."""
         return next(iter(self.model.state_dict().values())).device
 
+    def resized(self, size: int) -> Classifier:
+        """The same for images of `size` rows and columns; whether the model takes them shows at the first one."""
+        return Classifier(self.model, self.image.replace(size=(size, size)), self.classes)
+
     @torch.inference_mode()
     def logits(self, pixels: Tensor) -> Tensor:
         """Images as bytes b v r c, of the size and channels of `image` -> float32 b k."""
@@ -44,40 +60,56 @@ class Classifier:
         dtype = next((t.dtype for t in self.model.state_dict().values() if t.is_floating_point()), torch.float32)
         return normalised(pixels.to(self.device), self.image).to(dtype)
 
-    def classify(
-        self,
-        sources: Sequence[Path | bytes],
-        top: int = 5,
-        batch: int = 32,
-        done: Callable[[int], None] = lambda count: None,
-    ) -> Iterator[Prediction]:
+    def answers(
+        self, items: Iterable[T], picture: Callable[[T], Image.Image], batch: int = 32
+    ) -> Iterator[Tensor | InputError]:
+        """Logits k (float32, on the CPU) of each item in order, or why it has none.
+
+        `picture` decodes an item, an InputError of it being that item's answer; the next batch is decoded while the
+        model computes. InputErrors of the model itself, which no image could please, are raised.
+        """
+
+        def pixels(item: T) -> Tensor | InputError:
+            try:
+                return torch.from_numpy(fitted(picture(item), self.image))
+            except InputError as error:
+                return error
+
+        left = iter(items)
+        reading: deque[list[Future[Tensor | InputError]]] = deque()
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            while True:
+                reading.append([pool.submit(pixels, item) for item in islice(left, batch)])
+                if len(reading) == 1 and reading[0]:
+                    continue  # one batch ahead
+                read = [future.result() for future in reading.popleft()]
+                if not read:
+                    return
+                good = [one for one in read if isinstance(one, Tensor)]
+                rows = iter(self.logits(torch.stack(good)).cpu() if good else ())
+                yield from (next(rows) if isinstance(one, Tensor) else one for one in read)
+
+    def classify(self, sources: Iterable[Path | str | bytes], top: int = 5, batch: int = 32) -> Iterator[Prediction]:
         """The `top` likeliest classes of each image (files or their bytes), in order; an unreadable one says why."""
-        waiting = iter(sources)
-        while chunk := list(islice(waiting, batch)):
-            read = [self._read(source) for source in chunk]
-            good = [pixels for pixels in read if isinstance(pixels, Tensor)]
-            rows = iter(self.logits(torch.stack(good)).softmax(dim=-1) if good else ())
-            for source, pixels in zip(chunk, read, strict=True):
-                name = source if isinstance(source, Path) else "image"
-                if isinstance(pixels, str):
-                    yield Prediction(str(name), error=pixels)
-                else:
-                    yield Prediction(str(name), self._likeliest(next(rows), top))
-            done(len(chunk))
+        sources = list(sources)
+        answers = self.answers(sources, partial(decode, channels=self.image.channels), batch)
+        for source, answer in zip(sources, answers, strict=True):
+            name = "image" if isinstance(source, bytes) else str(source)
+            if isinstance(answer, InputError):
+                yield Prediction(name, error=str(answer))
+            else:
+                yield Prediction(name, self.likeliest(answer, top))
 
     def __call__(self, source: Path | str | bytes) -> str:
         """The name of the likeliest class. Raises InputError for an image that cannot be read."""
-        (answer,) = self.classify([Path(source) if isinstance(source, str) else source], top=1)
+        (answer,) = self.classify([source], top=1)
         if answer.error:
             raise InputError(answer.error)
         return answer.classes[0][0]
 
-    def _likeliest(self, probabilities: Tensor, top: int) -> tuple[tuple[str, float], ...]:
-        values, indices = probabilities.topk(min(top, len(self.classes)))
+    def likeliest(self, logits: Tensor, top: int) -> tuple[tuple[str, float], ...]:
+        """Logits k -> the `top` likeliest classes with their probabilities, the likeliest first."""
+        if not logits.isfinite().all():
+            raise InputError("the model answers with numbers that are not finite; were its weights trained?")
+        values, indices = logits.softmax(dim=-1).topk(min(top, len(self.classes)))
         return tuple((self.classes[i], v) for i, v in zip(indices.tolist(), values.tolist(), strict=True))
-
-    def _read(self, source: Path | bytes) -> Tensor | str:
-        try:
-            return torch.from_numpy(fitted(decode(source, self.image.channels), self.image))
-        except InputError as error:
-            return str(error)
