@@ -116,7 +116,7 @@ def photos(path: Path, size: int, workers: list[int], seconds: float) -> list[Ra
             for _ in range(2 * count):  # what workers made while they were not waited for
                 work()
             images = rate(work, seconds * (1 + count), clock)
-            found.append(Rate(f"{name}, photos to 224, {count} workers", images, data))
+            found.append(Rate(f"{name}, photos to 224, workers: {count}", images, data))
     return found
 
 
