@@ -75,7 +75,7 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, attn: Attention, mlp: nn.Module, residual: Callable[[], nn.Module], cross: Attention | None = None
+        self, attn: nn.Module, mlp: nn.Module, residual: Callable[[], nn.Module], cross: Attention | None = None
     ):
         super().__init__()
         self.attn, self.attn_residual = attn, residual()
