@@ -41,7 +41,8 @@ Blend = Callable[[Tensor, Tensor], Tensor]
 class RandAugment(Spec):
     """``number`` operations a picture, each done with ``probability``, of a magnitude drawn from N(magnitude, std²).
 
-    Magnitudes count from 0 to 10 and are cut there. All operations change a picture the more, the larger it is.
+    Magnitudes count from 0 to 10 and are cut there; an operation that has one does the more, the larger it is. Half of
+    the operations are not done, as in timm; the paper does all. Warps are bilinear, where DeiT's are bicubic.
     """
 
     number: int = Field(2, ge=1)
