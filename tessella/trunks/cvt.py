@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from einops import rearrange
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from tessella.attention import Attention, Dot
 from tessella.blocks import Activation, Block, FeedForward, PreNorm
@@ -167,49 +164,14 @@ class Nearby(nn.Module):
 
     def __init__(self, dim: int, stride: int = 1):
         super().__init__()
-        self.conv = nn.Conv2d(dim, dim, 3, stride, padding=1, groups=dim, bias=False)
-        self.norm = nn.BatchNorm1d(dim)
+        self.conv = Depthwise(dim, stride)
+        self.norm = nn.BatchNorm1d(
+            dim
+        )  # over tokens: the same as over rasters, and quick with a class token's gradient
 
     def forward(self, raster: Tensor) -> Tensor:
-        near = rearrange(convolved(raster, self.conv), "b d r c -> (b r c) d")
+        near = rearrange(self.conv(raster), "b d r c -> (b r c) d")
         return rearrange(self.norm(near), "(b n) d -> b n d", b=len(raster))
-
-
-def convolved(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """conv(x), for depth-wise convolutions without bias.
-
-    With strides, oneDNN has no bf16 kernel for the gradient in the input, and what it does instead on a CPU takes about
-    a hundred times as long as fp32 (benchmarks/depthwise.py); there, that gradient is computed in fp32.
-    """
-    auto = torch.is_autocast_enabled(x.device.type)
-    kind = torch.get_autocast_dtype(x.device.type) if auto else x.dtype
-    slow = kind == torch.bfloat16 and x.device.type == "cpu" and conv.stride[0] > 1
-    if slow and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return _Strided.apply(x.to(kind), conv.weight.to(kind), conv.stride[0])
-    return conv(x)
-
-
-class _Strided(torch.autograd.Function):
-    """A depth-wise 3 x 3 convolution whose gradient in x is computed in fp32."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        with torch.autocast("cpu", enabled=False):
-            return F.conv2d(x, weight, None, stride, padding=1, groups=len(weight))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), grad = ctx.saved_tensors, outer[0]
-        how = None, [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], len(weight)
-        back = torch.ops.aten.convolution_backward
-        with torch.autocast("cpu", enabled=False):
-            shape = torch.empty_like(x, dtype=torch.float32)  # only its shape and order matter
-            d_x = back(grad.float(), shape, weight.float(), *how, [True, False, False])[0]
-            d_weight = back(grad, x, weight, *how, [False, True, False])[1]
-        return d_x.to(x.dtype), d_weight, None
 
 
 def check_reaches(grid: Grid, conv: nn.Conv2d) -> None:
