@@ -117,7 +117,8 @@ def untranslate(state: Mapping[str, Tensor], rules: Iterable[Rule]) -> dict[str,
                 left, right = rule.layout.split("->")
                 whole = _rearranged(whole, f"{right.strip()} -> {left.strip()}", names[0])
             theirs = [_fill(name, binding) for name in rule.theirs]
-            done.update(zip(theirs, whole.chunk(len(theirs)), strict=True))
+            parts = whole.chunk(len(theirs)) if len(theirs) > 1 else [whole]  # a lone one may have no axis to cut
+            done.update(zip(theirs, parts, strict=True))
     _refuse([name for name in state if name not in used], "that layout has no place for")
     return done
 

@@ -1,4 +1,4 @@
-"""BiT: pre-activation residual blocks of standardised convolutions and GroupNorm, as large batches on many chips want."""
+"""BiT: pre-activation residual blocks of standardised convolutions and GroupNorm, which need no batch."""
 
 from __future__ import annotations
 

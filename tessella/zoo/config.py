@@ -28,6 +28,14 @@ def whole(config: Mapping[str, Any], name: str, absent: int, most: int = 10**6, 
     return value
 
 
+def wholes(config: Mapping[str, Any], name: str, absent: tuple[int, ...]) -> tuple[int, ...]:
+    """Whole numbers from 1, such as one for every stage."""
+    values = config.get(name, absent)
+    if not isinstance(values, list | tuple) or not values:
+        raise InputError(f"config.json: '{name}' must be a list of whole numbers, got {values!r}")
+    return tuple(whole({name: value}, name, 1) for value in values)
+
+
 def number(config: Mapping[str, Any], name: str, absent: float) -> float:
     """A number of at least 0 and below 1, such as a rate or an epsilon."""
     value = config.get(name, absent)

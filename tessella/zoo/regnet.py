@@ -17,16 +17,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from tessella.heads import Classes
 from tessella.models import Encoder
-from tessella.stems.patches import Pixels
 from tessella.trunks.regnet import RegNet
 from tessella.weights import Rule
 from tessella.zoo.card import Card
+from tessella.zoo.resnet import classifier
 
 
 class Size(NamedTuple):
-    """Blocks, first width, slope, step between stages, channels of a group (figure 19 of the paper)."""
+    """Blocks, first width, slope, step between stages, channels of a group: the best of the paper's design space."""
 
     depth: int
     w0: int
@@ -61,8 +60,40 @@ def regnet(
     """The spec of a RegNetY. It takes images of any size; image_size is for the sake of other families."""
     depths, widths = stages(SIZES[size])
     trunk = RegNet(dim=channels, depths=depths, widths=widths, group=SIZES[size].group, drop_path=drop_path)
-    head = Classes(dim=trunk.width, classes=classes, pool="mean")
-    return Encoder(stem=Pixels(dim=channels), trunk=trunk, head=head)
+    return classifier(trunk, classes)
 
 
 VARIANTS: dict[str, Callable[..., Encoder]] = {f"regnety_{size}": partial(regnet, size) for size in SIZES}
+
+CARDS = {
+    "regnety_160": Card(224, 82.9, "Touvron et al. 2021, sec. 5.2, as DeiT's teacher", "Apache-2.0", crop=0.95),
+}
+
+
+def _block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The rules of one block."""
+    layers = {"conv1": "branch.0", "conv2": "branch.1", "conv3": "branch.3", "downsample": "shortcut"}
+    return (
+        *(Rule(f"{theirs}.{a}.conv.weight", f"{ours}.{b}.conv.weight") for a, b in layers.items()),
+        *(Rule(f"{theirs}.{a}.bn.{{p}}", f"{ours}.{b}.norm.{{p}}") for a, b in layers.items()),
+        Rule(f"{theirs}.se.fc1.{{p}}", f"{ours}.branch.2.squeeze.{{p}}"),
+        Rule(f"{theirs}.se.fc2.{{p}}", f"{ours}.branch.2.excite.{{p}}"),
+    )
+
+
+DEEPEST = tuple(max(depths) for depths in zip(*(stages(size)[0] for size in SIZES.values()), strict=True))
+"""The most blocks of each stage. timm counts stages and blocks from 1, so that every one has rules of its own."""
+
+LAYOUTS: dict[str, tuple[Rule, ...]] = {
+    "timm": (
+        Rule("stem.conv.weight", "trunk.entry.conv.weight"),
+        Rule("stem.bn.{p}", "trunk.entry.norm.{p}"),
+        *(
+            rule
+            for s, deepest in enumerate(DEEPEST)
+            for b in range(deepest)
+            for rule in _block(f"s{s + 1}.b{b + 1}", f"trunk.stages.{s}.{b}")
+        ),
+        Rule("head.fc.{p}", "head.scores.{p}"),
+    ),
+}

@@ -2,9 +2,8 @@
 
     image -> [conv 3 x 3, ReLU] x 2 -> max 2 x 2 -> ... x 2, x 3, x 3, x 3 -> 7 x 7 x 512 -> linear -> linear -> classes
 
-The paper's column D, and the same with BatchNorm after each convolution. The two hidden linear layers hold nine tenths
-of the weights. With an image_size other than 224 the first of them reads a raster of that size; images of any other size
-are averaged into it.
+The paper's column D, and the same with BatchNorm after each convolution. The first hidden linear layer reads the raster
+that an image of image_size becomes; that of an image of another size is averaged into as many rows and columns.
 """
 
 from __future__ import annotations
