@@ -3,41 +3,60 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import types
 from itertools import groupby
 
+import torch
 from torch import nn
 
-from tessella.zoo.catalog import MODELS, model_spec
+from tessella.zoo.catalog import CARDS, MODELS, model_spec
+
+Part = type | types.FunctionType
 
 
 def story(name: str) -> str:
     """The zoo page of a model, then the source of every part it is made of, in the order of the floors."""
-    made = model_spec(name, {"vocab": 1000})
-    used = {type(module) for module in made.build().modules()} | {type(made)}
-    classes = sorted(_ours(used), key=_floor)
-    sources = [_page(module, list(group)) for module, group in groupby(classes, lambda cls: cls.__module__)]
+    made = model_spec(name, {} if name in CARDS else {"vocab": 1000})
+    with torch.device("meta"):
+        used = {type(module) for module in made.build().modules()} | {type(made)}
+    parts = sorted(_with_functions(_ours(used)), key=_floor)
+    sources = [_page(module, list(group)) for module, group in groupby(parts, lambda part: part.__module__)]
     page = inspect.getmodule(inspect.unwrap(getattr(MODELS[name], "func", MODELS[name])))
     title = f"# {name}\n\n{(page.__doc__ or '').strip()}\n" if page else f"# {name}\n"
     return "\n\n".join([title, *sources])
 
 
-def _ours(classes: set[type]) -> set[type]:
+def _ours(classes: set[type]) -> set[Part]:
     """Those of tessella, with their bases, which may hold half of the method."""
     bases = {base for cls in classes for base in cls.__mro__}
     return {c for c in bases if c.__module__.startswith("tessella.") and issubclass(c, nn.Module)}
 
 
-def _page(module: str, classes: list[type]) -> str:
+def _with_functions(parts: set[Part]) -> set[Part]:
+    """The parts, the functions of tessella that they call, and those that these call."""
+    found, waiting = set(parts), list(parts)
+    while waiting:
+        part = waiting.pop()
+        source, known = inspect.getsource(part), vars(sys.modules[part.__module__])
+        for name in set(re.findall(r"(?<![.\w])(?<!def )(\w+)\(", source)):
+            called = known.get(name)
+            if inspect.isfunction(called) and called.__module__.startswith("tessella.") and called not in found:
+                found.add(called)
+                waiting.append(called)
+    return found
+
+
+def _page(module: str, parts: list[Part]) -> str:
     """What the model uses of one file."""
-    sources = "\n\n\n".join(inspect.getsource(cls).rstrip() for cls in classes)
+    sources = "\n\n\n".join(inspect.getsource(part).rstrip() for part in parts)
     return f"# {module.replace('.', '/')}.py\n\n{sources}\n"
 
 
-def _floor(cls: type) -> tuple[int, str, int]:
+def _floor(part: Part) -> tuple[int, str, int]:
     """A module stands above the modules it imports; within a module, the order of writing."""
-    return _height(sys.modules[cls.__module__]), cls.__module__, inspect.getsourcelines(cls)[1]
+    return _height(sys.modules[part.__module__]), part.__module__, inspect.getsourcelines(part)[1]
 
 
 def _height(module: types.ModuleType) -> int:
