@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,16 @@ def test_it_agrees_with_what_is_read(tmp_path):
     assert len(about(findings, "more than once")[1]) == 2
 
 
-def test_the_published_digits(shared_data):
+def test_pictures_that_are_no_files(tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (4, 5, 6), dtype=np.uint8)
+    values[3] = values[0]
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 4, 5, 6) + values.tobytes())
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 4) + bytes([0, 1, 1, 0]))
+    findings = preflight(tmp_path)
+    assert about(findings, "more than once")[1] == ["train-images-idx3-ubyte row 1 = train-images-idx3-ubyte row 4"]
+    assert "5x6 to 5x6, median 5x6; L 4" in findings.render() and not findings.fatal
+
+
+def test_the_published_photos(shared_data):
     findings = preflight(shared_data / "imagenet-samples" / "samples.parquet")
     assert findings.fatal and "no column 'label'" in findings.render()
