@@ -1,9 +1,8 @@
-"""Windows: a raster of tokens in squares that attend each among themselves, shifted by half a square at every turn."""
+"""Windows: a raster of tokens in squares that attend each among themselves, and where tokens stand to each other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -11,73 +10,79 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tessella.attention import Dot
+from tessella.dot import dot_product_attention
 from tessella.errors import InputError
 from tessella.positions import Grid
 
 
-@dataclass(frozen=True, slots=True)
-class Tiling:
-    """Windows of `window` x `window` tokens on a raster of `grid` tokens (Liu et al. 2021, sec. 3.2).
+class Tiling(NamedTuple):
+    """How windows of w x w tokens cover a raster of r x c (Liu et al. 2021, sec. 3.2), as one gather there and back."""
 
-    They cover the raster padded on the right and at the bottom, rolled by `shift` rows and columns. What does not
-    belong together, because the roll or the padding brought it into one window, is kept apart by `mask`.
-    """
-
-    grid: Grid
     window: int
-    shift: Grid = (0, 0)
-
-    def shifted(self) -> Tiling:
-        """The same by half a window; an axis that one window covers stays."""
-        down, right = (self.window // 2 if n > self.window else 0 for n in self.grid)
-        return replace(self, shift=(down, right))
-
-    @property
-    def padding(self) -> Grid:
-        """Rows below and columns on the right that complete the last windows."""
-        rows, cols = self.grid
-        return -rows % self.window, -cols % self.window
+    tokens: Tensor
+    """Which token of the raster stands where in the windows, one window after the other; r * c for padding."""
+    places: Tensor
+    """Where in the windows the tokens of the raster stand."""
+    mask: Tensor | None
+    """windows 1 n n, n = w * w: True where two tokens may see each other; None where all may."""
 
     def cut(self, x: Tensor) -> Tensor:
-        """Raster b (r c) d -> windows (b r c) (w w) d: those of an image are neighbours in the batch."""
-        below, right = self.padding
-        x = F.pad(rearrange(x, "b (r c) d -> b r c d", r=self.grid[0]), (0, 0, 0, right, 0, below))
-        x = x.roll((-self.shift[0], -self.shift[1]), (1, 2)) if any(self.shift) else x
-        return rearrange(x, "b (r v) (c w) d -> (b r c) (v w) d", v=self.window, w=self.window)
+        """Raster b (r c) d -> windows (b windows) n d, those of an image in a row."""
+        if len(self.tokens) > len(self.places):
+            x = F.pad(x, (0, 0, 0, 1))  # what padding is made of
+        return rearrange(x.index_select(1, self.tokens), "b (w n) d -> (b w) n d", n=self.window**2)
 
     def paste(self, x: Tensor) -> Tensor:
-        """Windows (b r c) (w w) d -> raster b (r c) d; the inverse of `cut`."""
-        (rows, cols), (below, right) = self.grid, self.padding
-        r, c = (rows + below) // self.window, (cols + right) // self.window
-        x = rearrange(x, "(b r c) (v w) d -> b (r v) (c w) d", r=r, c=c, v=self.window)
-        x = x.roll(self.shift, (1, 2)) if any(self.shift) else x
-        return rearrange(x[:, :rows, :cols], "b r c d -> b (r c) d")
-
-    def mask(self, device: torch.device) -> Tensor | None:
-        """(r c) 1 (w w) (w w), one window of an image after the other: True where two tokens are of one region.
-
-        Regions are what lies between the seams of the roll, and the padding, whose tokens see each other and are seen
-        by nobody else. None where every window is of one region.
-        """
-        if not any(self.shift) and not any(self.padding):
-            return None
-        if torch.compiler.is_compiling():  # what is made while a program is traced belongs to that program
-            return _mask(self, device)
-        return _kept_mask(self, device)
+        """Windows (b windows) n d -> raster b (r c) d; the inverse of `cut`, and padding is gone."""
+        together = rearrange(x, "(b w) n d -> b (w n) d", w=len(self.tokens) // self.window**2)
+        return together.index_select(1, self.places)
 
 
-def _mask(tiling: Tiling, device: torch.device) -> Tensor:
-    region = torch.ones(1, *tiling.grid, 1, device=device)
-    region[:, : tiling.shift[0]] += 1
-    region[:, :, : tiling.shift[1]] += 2
-    cells = tiling.cut(rearrange(region, "1 r c 1 -> 1 (r c) 1"))
-    return rearrange(cells, "w n 1 -> w 1 n 1") == rearrange(cells, "w m 1 -> w 1 1 m")
+def tiling(grid: Grid, window: int, shifted: bool, device: torch.device) -> Tiling:
+    """Windows on a raster, padded on the right and below to whole ones and then, if `shifted`, rolled by half a window.
 
-
-@lru_cache(maxsize=64)
-def _kept_mask(tiling: Tiling, device: torch.device) -> Tensor:
+    What a roll brings from one side of the picture to the other belongs to another region than what it meets there
+    (ibid., figure 4), and so does padding: tokens see their own region only. An axis that one window covers is not
+    rolled.
+    """
+    key = grid, window, shifted, device
+    if key in KEPT:
+        return KEPT[key]
     with torch.inference_mode(False):
-        return _mask(tiling, device)
+        made = _tiling(*key)
+    if type(made.tokens) is Tensor and not torch.compiler.is_compiling():  # a traced program's own are for it alone
+        if len(KEPT) >= SIZES_KEPT:
+            KEPT.clear()
+        KEPT[key] = made
+    return made
+
+
+KEPT: dict[tuple[Grid, int, bool, torch.device], Tiling] = {}
+"""Tilings by size: they depend on nothing that is learned, and every image of a size needs the same few."""
+SIZES_KEPT = 64
+
+
+def _tiling(grid: Grid, window: int, shifted: bool, device: torch.device) -> Tiling:
+    rows, cols = grid
+    padding = (0, -cols % window, 0, -rows % window)
+    down, right = (window // 2 if shifted and n > window else 0 for n in grid)
+    token = torch.arange(rows * cols, device=device).view(rows, cols)
+    region = torch.ones_like(token)
+    region[:down] += 1
+    region[:, :right] += 2
+    token, region = (
+        rearrange(
+            F.pad(x, padding, value=outside).roll((-down, -right), (0, 1)),
+            "(r v) (c w) -> (r c) (v w)",
+            v=window,
+            w=window,
+        )
+        for x, outside in ((token, rows * cols), (region, 0))
+    )
+    mask = rearrange(region, "w n -> w 1 n 1") == rearrange(region, "w m -> w 1 1 m")
+    apart = any(padding) or down or right
+    order = token.flatten()
+    return Tiling(window, order, order.argsort()[: rows * cols], mask if apart else None)
 
 
 def offsets(window: int) -> Tensor:
@@ -90,10 +95,10 @@ def offsets(window: int) -> Tensor:
     return (down + window - 1) * (2 * window - 1) + right + window - 1
 
 
-class Windowed(Dot):
+class RelativeDot(Dot):
     """q k^T / sqrt(d) + B: a learned bias for every offset and head (Liu et al. 2021, eq. 4).
 
-    `table` is (2M-1)^2 h, N(0, 0.02) at first.
+    `table` is (2M-1)^2 h for windows of M x M, N(0, 0.02) at first.
     """
 
     def __init__(self, window: int, heads: int):
@@ -112,27 +117,26 @@ class Windowed(Dot):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q, k, v: (b w) h n d, the windows of b images; mask: w 1 n n, the same for every image."""
-        images = 1 if mask is None else q.shape[0] // mask.shape[0]
         if self.seen is not None:
-            every = None if mask is None else mask.repeat(images, 1, 1, 1)
+            every = None if mask is None else mask.repeat(len(q) // len(mask), 1, 1, 1)
             return super(Dot, self).forward(q, k, v, every)
         bias = self.bias()[None]
         if mask is not None:
-            bias = bias.masked_fill(~mask, float("-inf")).repeat(images, 1, 1, 1)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=self.scale)
+            bias = bias.masked_fill(~mask, float("-inf"))
+        return dot_product_attention(q, k, v, None, self.scale, bias)
 
     def adapted(self, name: str, tensor: Tensor) -> Tensor:
-        """A table made for another window, resized bicubically to ours, as Microsoft's code does.
+        """The table of another window, resized bicubically to this one, as Microsoft's code does to fine-tune.
 
         Raises InputError where it is no table of as many heads.
         """
-        side, heads = round(tensor.shape[0] ** 0.5), self.table.shape[1]
-        if name != "table" or tensor.dim() != 2 or side**2 != len(tensor) or tensor.shape[1] != heads or side % 2 == 0:
+        heads, side = self.table.shape[1], round(len(tensor) ** 0.5)
+        if name != "table" or tensor.dim() != 2 or tensor.shape[1] != heads or side**2 != len(tensor) or side % 2 == 0:
+            sizes = " x ".join(map(str, tensor.shape))
             raise InputError(
-                f"'{name}' of {tuple(tensor.shape)} cannot be resized to {tuple(self.table.shape)}; "
-                f"it needs {heads} heads and (2M-1)^2 offsets"
+                f"'{name}' of {sizes} cannot be resized: it needs (2 * window - 1)^2 rows, {heads} columns"
             )
-        now = round(len(self.table) ** 0.5)
         raster = rearrange(tensor.float(), "(r c) h -> 1 h r c", r=side)
+        now = round(len(self.table) ** 0.5)
         raster = F.interpolate(raster, size=(now, now), mode="bicubic", align_corners=False)
         return rearrange(raster, "1 h r c -> (r c) h").to(tensor.dtype)

@@ -43,6 +43,24 @@ def test_equals_torch(b, h, n, m, d, masked, scale):
     torch.testing.assert_close(torch.autograd.grad(ours, parts, weight), torch.autograd.grad(theirs, parts, weight))
 
 
+@given(b=st.integers(1, 3), w=st.integers(1, 3), h=st.integers(1, 3), n=st.integers(1, 5), m=st.integers(1, 7))
+@settings(max_examples=40, deadline=None)
+def test_a_bias_is_shared_by_every_wth_row(b, w, h, n, m):
+    parts = make(b * w, h, n, m, 4, torch.float64)
+    bias = torch.randn(w, h, n, m, dtype=torch.float64)
+    bias[..., 1:].masked_fill_(torch.rand(w, h, n, m - 1) > 0.7, float("-inf"))
+    bias.requires_grad_()
+    ours = WholeRows.apply(*parts, None, 0.3, bias)
+    every = bias.repeat(b, 1, 1, 1)
+    theirs = F.scaled_dot_product_attention(*parts, attn_mask=every, scale=0.3)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(dot_product_attention(*parts, None, 0.3, bias), theirs)
+    weight, all_parts = torch.randn_like(ours), [*parts, bias]
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, all_parts, weight), torch.autograd.grad(theirs, all_parts, weight)
+    )
+
+
 def test_bf16_is_about_as_exact_as_torch():
     exact = make(4, 4, 15, 15, 32, torch.float32)
     parts = [p.detach().bfloat16().requires_grad_() for p in exact]

@@ -16,7 +16,7 @@ from tessella.positions import Grid
 from tessella.spec import spec
 from tessella.tokens import Tokens
 from tessella.trunks.plain import Trunk, rates
-from tessella.windows import Tiling, Windowed
+from tessella.windows import RelativeDot, Tiling, tiling
 
 
 @spec("swin")
@@ -92,7 +92,7 @@ class Stage(nn.Module):
         self.merge = Merging(dim // 2, s.eps) if number else None
         self.blocks = nn.ModuleList(
             Block(
-                Attention(dim, heads, attend=Windowed(self.window, heads)),
+                Attention(dim, heads, attend=RelativeDot(self.window, heads)),
                 FeedForward(dim, int(dim * s.ratio), "gelu"),
                 partial(PreNorm, dim, s.dropout, s.eps, path),
             )
@@ -103,13 +103,11 @@ class Stage(nn.Module):
         """b (r c) d on a grid -> the same, on the grid after merging."""
         if self.merge is not None:
             x, grid = self.merge(x, grid)
-        straight = Tiling(grid, self.window)
-        turns = [(tiling, tiling.mask(x.device)) for tiling in (straight, straight.shifted())]
+        turns = [tiling(grid, self.window, shifted, x.device) for shifted in (False, True)]
         for i, block in enumerate(self.blocks):
-            tiling, mask = turns[i % 2]
 
-            def look(x: Tensor, attn: nn.Module = block.attn, tiling: Tiling = tiling, mask: Tensor | None = mask):
-                return tiling.paste(attn(tiling.cut(x), mask=mask))
+            def look(x: Tensor, attn: nn.Module = block.attn, windows: Tiling = turns[i % 2]) -> Tensor:
+                return windows.paste(attn(windows.cut(x), mask=windows.mask))
 
             x = block(x, look)
         return x, grid

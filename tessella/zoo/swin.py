@@ -27,10 +27,12 @@ from torch import Tensor
 from tessella.errors import InputError
 from tessella.heads import Classes
 from tessella.models import Encoder
+from tessella.spec import from_dict
 from tessella.stems.patches import Raster
 from tessella.trunks.swin import Swin
 from tessella.weights import Rule
 from tessella.windows import offsets
+from tessella.zoo import config as read
 from tessella.zoo.card import Card
 
 
@@ -201,12 +203,12 @@ def _rules(names: Names) -> Iterator[Rule]:
 LAYOUTS: dict[str, tuple[Rule, ...]] = {layout: tuple(_rules(names)) for layout, names in NAMES.items()}
 
 
-def buffers(spec: Encoder, layout: str) -> dict[str, Tensor]:
+def buffers(model: Encoder, layout: str) -> dict[str, Tensor]:
     """What a layout stores beside weights: the relative index of every block, by its name there; timm stores none.
 
     Microsoft's `attn_mask` is not among them: it belongs to an image size, and that code makes it anew when it loads.
     """
-    names, trunk = NAMES[layout], _trunk(spec)
+    names, trunk = NAMES[layout], _trunk(model)
     if layout == "timm":
         return {}
     made = {
@@ -217,57 +219,64 @@ def buffers(spec: Encoder, layout: str) -> dict[str, Tensor]:
     return {name: index.flatten() for name, index in made.items()} if layout == "torchvision" else made
 
 
-KNOWN: Mapping[str, Any] = {
+FIXED: Mapping[str, Any] = {
     "qkv_bias": True,
     "hidden_act": "gelu",
     "use_absolute_embeddings": False,
     "attention_probs_dropout_prob": 0.0,
     "layer_norm_eps": 1e-5,
 }
-"""Fields of Hugging Face's config.json that change the computation, and the values that every published model has."""
+"""Fields of a `config.json` that change the computation, and the values that every published Swin has."""
 
 
 def from_config(config: Mapping[str, Any]) -> Encoder:
-    """The model that a `config.json` with `model_type` "swin" describes; an image classifier.
+    """The model that a `config.json` with `model_type` "swin" describes; fields left out are those of its SwinConfig.
 
-    Raises InputError, naming the field, for what is missing or computed in a way we do not have.
+    Raises InputError, naming the field, for what is not supported.
     """
-    for name, value in KNOWN.items():
-        if config.get(name, value) != value:
-            raise InputError(f"config.json: {name} is {config[name]!r}; Swin is supported with {value!r}")
-    depths, window = tuple(_field(config, "depths")), _field(config, "window_size")
-    dim, patch = _field(config, "embed_dim"), _field(config, "patch_size")
-    classes = len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
-    trunk = Swin(
-        dim=dim,
-        depths=depths,
-        heads=tuple(_field(config, "num_heads")),
-        windows=(window,) * len(depths),
-        ratio=config.get("mlp_ratio", 4.0),
-        dropout=config.get("hidden_dropout_prob", 0.0),
-        drop_path=config.get("drop_path_rate", 0.1),
-    )
+    read.demand(config, model_type="swin", **FIXED)
+    dim, depths = read.whole(config, "embed_dim", 96), read.wholes(config, "depths", (2, 2, 6, 2))
+    patch, across = read.rows_and_columns(config, "patch_size", 4)
+    if patch != across:
+        raise InputError(f"config.json: 'patch_size' must be a square, got {patch} x {across}")
+    trunk = {
+        "dim": dim,
+        "depths": depths,
+        "heads": read.wholes(config, "num_heads", (3, 6, 12, 24)),
+        "windows": (read.whole(config, "window_size", 7),) * len(depths),
+        "ratio": config.get("mlp_ratio", 4.0),
+        "dropout": read.number(config, "hidden_dropout_prob", 0.0),
+        "drop_path": read.number(config, "drop_path_rate", 0.1),
+    }
+    width = dim * 2 ** (len(depths) - 1)
     return Encoder(
-        stem=Raster(dim=dim, patch=patch, channels=config.get("num_channels", 3)),
-        trunk=trunk,
-        head=Classes(dim=trunk.width, classes=classes, pool="mean"),
+        stem=Raster(dim=dim, patch=patch, channels=read.whole(config, "num_channels", 3)),
+        trunk=from_dict({"kind": "swin", **trunk}, Swin),
+        head=Classes(dim=width, classes=read.classes(config), pool="mean"),
     )
 
 
-def to_config(spec: Encoder, image_size: int = 224) -> dict[str, Any]:
-    """The `config.json` with which `transformers` builds the same model.
+def to_config(model: Encoder, image_size: int = 224) -> dict[str, Any]:
+    """The way back: what `config.json` says of a model of ours. Raises InputError where its Swin cannot compute it.
 
-    Raises InputError where it cannot: windows that differ between stages, or parts that are not Swin's.
+    image_size is only what `transformers` expects first; it takes others too.
     """
-    trunk, stem, head = _trunk(spec), spec.stem, spec.head
-    if not isinstance(stem, Raster) or not isinstance(head, Classes):
-        raise InputError(f"the hf layout of Swin has a raster and classes, not '{stem.kind}' and '{head.kind}'")
-    if len(set(trunk.windows)) > 1:
-        raise InputError(f"the hf layout has one window size for all stages, not {trunk.windows}")
+    stem, trunk, head = model.stem, _trunk(model), model.head
+    if not (isinstance(stem, Raster) and isinstance(head, Classes)):
+        raise InputError(
+            f"the Swin layout needs a raster and one classifier, but the model has {stem.kind}, {head.kind}"
+        )
+    eps = FIXED["layer_norm_eps"]
+    read.agree(
+        "Swin",
+        windows_of_one_size=(trunk.windows, trunk.windows[:1] * len(trunk.windows)),
+        pool=(head.pool, "mean"),
+        eps=((stem.eps, trunk.eps), (eps, eps)),
+    )
     return {
-        **KNOWN,
-        "architectures": ["SwinForImageClassification"],
         "model_type": "swin",
+        "architectures": ["SwinForImageClassification"],
+        **FIXED,
         "image_size": image_size,
         "patch_size": stem.patch,
         "num_channels": stem.channels,
@@ -278,17 +287,11 @@ def to_config(spec: Encoder, image_size: int = 224) -> dict[str, Any]:
         "mlp_ratio": trunk.ratio,
         "hidden_dropout_prob": trunk.dropout,
         "drop_path_rate": trunk.drop_path,
-        "id2label": {str(i): f"LABEL_{i}" for i in range(head.classes)},
+        "num_labels": head.classes,
     }
 
 
-def _trunk(spec: Encoder) -> Swin:
-    if not isinstance(spec.trunk, Swin):
-        raise InputError(f"this is no Swin, its trunk is a '{spec.trunk.kind}'")
-    return spec.trunk
-
-
-def _field(config: Mapping[str, Any], name: str) -> Any:
-    if name not in config:
-        raise InputError(f"config.json has no '{name}'")
-    return config[name]
+def _trunk(model: Encoder) -> Swin:
+    if not isinstance(model.trunk, Swin):
+        raise InputError(f"the Swin layouts need a Swin, but the model has a '{model.trunk.kind}'")
+    return model.trunk
