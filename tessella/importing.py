@@ -7,80 +7,80 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tessella import files
-from tessella.decode import Decoding
 from tessella.errors import InputError, did_you_mean
-from tessella.models import EncoderDecoder
-from tessella.recipes import ParallelText, Recipe, Translation, to_yaml
+from tessella.imported import Imported
+from tessella.importing_marian import import_marian
+from tessella.importing_vision import PAGES, import_layout, import_timm, import_transformers, relabelled
+from tessella.preprocessors import FILE as PREPROCESSOR
+from tessella.recipes.named import to_yaml
 from tessella.runs import RunFolder
-from tessella.spm import marian_tokenizer, read_spm
-from tessella.text import Codec, SpecialIds, Tokenizer
-from tessella.weights import translate
-from tessella.zoo.marian import RULES, marian_spec
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 WANTED = [SAFE, "config.json", "generation_config.json", "tokenizer_config.json", "*vocab.json", "*.spm", "README.md"]
-LARGEST_SPM = 64 * 2**20
+WANTED += [PREPROCESSOR]
 UNPICKLE_SECONDS = 600
-NEUTRAL: dict[str, Any] = {
-    "do_sample": False,
-    "no_repeat_ngram_size": 0,
-    "encoder_no_repeat_ngram_size": 0,
-    "repetition_penalty": 1.0,
-    "min_length": 0,
-    "num_beam_groups": 1,
-    "forced_bos_token_id": None,
-    "suppress_tokens": None,
+LARGEST_ARRAYS = 16 * 2**30
+INSIDE = ("model", "state_dict")
+"""Where training scripts put the weights among other things."""
+
+ARCHITECTURES: dict[str, Callable[[Path, Mapping[str, Any], Mapping[str, Tensor]], Imported]] = {
+    "marian": import_marian,
+    **dict.fromkeys(PAGES, import_transformers),
 }
-"""Settings of generation_config.json that we do not have, and the values at which they change nothing."""
+"""`model_type` in config.json -> what reads the checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
-    """What a run is written from."""
-
-    recipe: Recipe
-    codec: Codec
-    weights: dict[str, Tensor]
-
-
-def import_run(source: str, out: Path, allow_pickle: bool = False) -> Path:
+def import_run(
+    source: str | Path,
+    out: Path,
+    allow_pickle: bool = False,
+    labels: Path | None = None,
+    layout: str | None = None,
+    model: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
     """Writes the run folder `out`, which must be new, and returns it.
 
     source: ``hf://owner/name``, ``hf://owner/name@revision``, or a folder with the same files (config.json,
-    model.safetensors, vocab.json, …). allow_pickle: read pytorch_model.bin where there is no model.safetensors, in a
-    process of its own with limits. Raises InputError in one line for what is missing, unknown or does not fit.
+    model.safetensors, vocab.json or preprocessor_config.json, …); or one file of weights (.safetensors, .npz, or a
+    pickle such as .pth), which needs the name of its model and its layout ("microsoft", "torchvision", "timm", …).
+    allow_pickle: read pytorch_model.bin where there is no model.safetensors, or a file that is a pickle, in a process
+    of its own with limits. labels: a file of class names, one a line, instead of those of the checkpoint. say: gets a
+    line for all that is not as in the checkpoint. Raises InputError in one line for what is missing, unknown or does
+    not fit.
     """
-    with _fetched(source, allow_pickle) as folder:
-        config = files.read_json(folder / "config.json")
-        kind = str(config.get("model_type"))
-        if kind not in ARCHITECTURES:
-            raise InputError(
-                f"{source} is a '{kind}' model, which cannot be imported{did_you_mean(kind, ARCHITECTURES)}"
-            )
-        weights = _weights(folder, allow_pickle)
-        imported = ARCHITECTURES[kind](folder, config, weights)
-        read = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_wanted(path.name)]
-        origin = {
-            "source": source,
-            "model_type": kind,
-            "licence": _licence(folder / "README.md"),
-            "sha256": {path.name: files.digest(path)["sha256"] for path in read},
-        }
+    names = None if labels is None else _names(labels)
+    if Path(source).is_file():
+        if layout is None or model is None:
+            raise InputError(f"{source} is one file; say with --layout and --model what it holds (`tessella models`)")
+        imported = import_layout(model, layout, _tensors(Path(source), allow_pickle))
+        origin = {"layout": layout, "model": model, "licence": imported.facts.get("licence")}
+        origin["sha256"] = {Path(source).name: files.digest(Path(source))["sha256"]}
+    else:
+        if layout or model:
+            raise InputError(f"--layout and --model are for one file of weights; {source} is none")
+        with _fetched(str(source), allow_pickle) as folder:
+            imported, origin = _read(folder, str(source), allow_pickle)
+    imported = imported if names is None else relabelled(imported, names)
     run = RunFolder.create(out)
-    run.write("codec.json", imported.codec.save)
+    for name, writer in imported.files.items():
+        run.write(name, writer)
     run.write_text("recipe.yaml", to_yaml(imported.recipe.replace(about=f"imported from {source}")))
-    run.note(imported=origin)
+    run.note(imported={"source": str(source), **origin, "notes": imported.notes})
     run.save_weights(imported.weights)
+    for note in imported.notes:
+        say(note)
     return out
 
 
@@ -100,84 +100,20 @@ def import_cached(source: str) -> Path:
     return place
 
 
-def import_marian(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Imported:
-    """A MarianMT checkpoint of `transformers`: OPUS-MT and its like."""
-    generation = _optional(folder / "generation_config.json")
-    settings = {**config, **{name: value for name, value in generation.items() if value is not None}}
-    spoken = _optional(folder / "tokenizer_config.json")
-    spec = marian_spec(config)
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in spec.build().state_dict().items()}
-    codec = marian_codec(folder, settings, spoken)
-    for side, words, tokenizer in [("source", spec.source, codec.source), ("target", spec.target, codec.target)]:
-        if words.vocab != tokenizer.size:  # type: ignore[attr-defined]
-            raise InputError(
-                f"{folder}: the {side} vocabulary has {tokenizer.size} pieces, but config.json says {words.vocab}"  # type: ignore[attr-defined]
-            )
-    languages = [spoken.get("source_lang") or "source", spoken.get("target_lang") or "target"]
-    recipe = Translation(
-        data=ParallelText(source=str(languages[0]), target=str(languages[1])),
-        model=spec,
-        decoding=_decoding(settings, spec, codec.target),
-    )
-    whole = {name: tensor.float() for name, tensor in weights.items()}
-    return Imported(recipe, codec, translate(whole, RULES[spec.tie], shapes))
-
-
-ARCHITECTURES: dict[str, Callable[[Path, Mapping[str, Any], Mapping[str, Tensor]], Imported]] = {
-    "marian": import_marian
-}
-"""`model_type` in config.json -> what reads the checkpoint."""
-
-
-def marian_codec(folder: Path, settings: Mapping[str, Any], spoken: Mapping[str, Any]) -> Codec:
-    """source.spm, target.spm and vocab.json as a codec with MarianTokenizer's ids.
-
-    settings: config.json and generation_config.json together. spoken: tokenizer_config.json.
-    """
-    names = {"unk": "<unk>", "eos": "</s>", "pad": "<pad>"}
-    names = {key: _content(spoken.get(f"{key}_token") or usual) for key, usual in names.items()}
-    literal = dict.fromkeys(names.values())
-    for added in (spoken.get("added_tokens_decoder") or {}).values():
-        literal[_content(added)] = None
-    separate = bool(spoken.get("separate_vocabs"))
-    vocabularies = {"source": files.read_json(folder / "vocab.json")}
-    vocabularies["target"] = files.read_json(folder / "target_vocab.json") if separate else vocabularies["source"]
-    sides: dict[str, Tokenizer] = {}
-    for side, ids in vocabularies.items():
-        numbers = {key: _number(settings, f"{key}_token_id") for key in ("pad", "eos", "decoder_start")}
-        for key in ("pad", "eos"):
-            if ids.get(names[key]) != numbers[key]:
-                raise InputError(
-                    f"{folder}: '{names[key]}' has the {side} id {ids.get(names[key])}, config.json says {numbers[key]}"
-                )
-        if names["unk"] not in ids:
-            raise InputError(f"{folder}: the {side} vocabulary has no '{names['unk']}'")
-        special = SpecialIds(numbers["pad"], numbers["decoder_start"], numbers["eos"], ids[names["unk"]])
-        model = read_spm(_bytes(folder / f"{side}.spm"), f"{folder / side}.spm")
-        sides[side] = marian_tokenizer(model, ids, special, [piece for piece in literal if piece in ids])
-    return Codec(sides["source"], sides["target"])
-
-
-def _decoding(settings: Mapping[str, Any], spec: EncoderDecoder, target: Tokenizer) -> Decoding:
-    """The checkpoint's own way to search. Their longest answer counts the start, ours does not."""
-    for name, neutral in NEUTRAL.items():
-        if settings.get(name, neutral) not in (neutral, None):
-            raise InputError(
-                f"generation_config.json sets {name} to {settings[name]!r}, which is not supported; take it out there"
-            )
-    never = {target.pad, target.bos, target.unk}
-    for words in settings.get("bad_words_ids") or []:
-        if not (isinstance(words, list) and len(words) == 1 and words[0] in never):
-            raise InputError(f"generation_config.json forbids {words}; only the padding and unknown pieces can be")
-    longest = settings.get("max_length") or settings.get("max_position_embeddings") or 512
-    return Decoding(
-        beam=int(settings.get("num_beams") or 1),
-        alpha=float(1.0 if settings.get("length_penalty") is None else settings["length_penalty"]),
-        penalty="power",
-        ratio=0.0,
-        extra=max(1, int(longest) - 1),
-    )
+def _read(folder: Path, source: str, allow_pickle: bool) -> tuple[Imported, dict[str, Any]]:
+    """What is in a checkpoint's folder, and what the manifest says of it."""
+    config = files.read_json(folder / "config.json")
+    timm = "architecture" in config and "model_type" not in config
+    kind = str(config.get("architecture" if timm else "model_type"))
+    if not timm and kind not in ARCHITECTURES:
+        raise InputError(f"{source} is a '{kind}' model, which cannot be imported{did_you_mean(kind, ARCHITECTURES)}")
+    imported = (import_timm if timm else ARCHITECTURES[kind])(folder, config, _weights(folder, allow_pickle))
+    read = [path for path in sorted(folder.iterdir()) if path.is_file() and _is_wanted(path.name)]
+    return imported, {
+        "model_type": kind,
+        "licence": _licence(folder / "README.md") or imported.facts.get("licence"),
+        "sha256": {path.name: files.digest(path)["sha256"] for path in read},
+    }
 
 
 @contextmanager
@@ -219,10 +155,19 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
         return files.read_tensors(folder / SAFE)
     if not (folder / PICKLED).is_file():
         raise InputError(f"{folder} has no {SAFE}; checkpoints in several parts or other formats are not read")
+    return _tensors(folder / PICKLED, allow_pickle)
+
+
+def _tensors(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    """The tensors of one file by name."""
+    if path.suffix == ".safetensors":
+        return files.read_tensors(path)
+    if path.suffix == ".npz":
+        return _arrays(path)
     if not allow_pickle:
         raise InputError(
-            f"{folder} has no {SAFE}, only {PICKLED}, a pickle, which can run code when it is read; if you trust its "
-            "author, say --allow-pickle"
+            f"{path} is a pickle, which can run code when it is read; if you trust its author, say --allow-pickle "
+            f"(there is no {SAFE})"
         )
     with tempfile.TemporaryDirectory() as draft:
         converted = Path(draft) / SAFE
@@ -230,22 +175,22 @@ def _weights(folder: Path, allow_pickle: bool) -> dict[str, Tensor]:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
         try:
             done = subprocess.run(  # noqa: S603  our own interpreter and code; the paths are data
-                [*command, str(folder / PICKLED), str(converted)],
+                [*command, str(path), str(converted)],
                 env=environment,
                 capture_output=True,
                 text=True,
                 timeout=UNPICKLE_SECONDS,
             )
         except subprocess.TimeoutExpired:
-            raise InputError(f"{folder / PICKLED} took longer than {UNPICKLE_SECONDS} s to read") from None
+            raise InputError(f"{path} took longer than {UNPICKLE_SECONDS} s to read") from None
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["it was stopped"])[-1][:200]
-            raise InputError(f"{folder / PICKLED} could not be read safely: {reason}")
+            raise InputError(f"{path} could not be read safely: {reason}")
         return files.read_tensors(converted)
 
 
 def unpickle() -> None:
-    """The child process: arguments are a .bin file and the .safetensors file to write; tensors only, in limits."""
+    """The child process: arguments are a pickle and the .safetensors file to write; tensors only, in limits."""
     read, write = Path(sys.argv[1]), Path(sys.argv[2])
     size = read.stat().st_size
     if os.name == "posix":
@@ -255,9 +200,42 @@ def unpickle() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2 * size + 2**20,) * 2)
         resource.setrlimit(resource.RLIMIT_DATA, (4 * size + 4 * 2**30,) * 2)
     state = torch.load(read, map_location="cpu", weights_only=True)
+    for name in INSIDE:
+        if isinstance(state, dict) and isinstance(state.get(name), dict):
+            state = state[name]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         sys.exit("it holds something else than named tensors")
     files.save_tensors(write, state)
+
+
+def _arrays(path: Path) -> dict[str, Tensor]:
+    """The arrays of a NumPy archive, none of which may be a pickle."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > LARGEST_ARRAYS:
+                raise InputError(f"{path} unpacks to more than {LARGEST_ARRAYS} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} is no whole .npz file of numbers: {str(error)[:100]}") from None
+
+
+def _names(path: Path) -> list[str]:
+    """Class names, one a line."""
+    with files.explained(path):
+        if not path.is_file():
+            raise InputError(f"there is no file {path} with class names, one a line")
+        if path.stat().st_size > files.JSON_LIMIT:
+            raise InputError(f"{path} is longer than the {files.JSON_LIMIT} bytes that are read")
+        names = path.read_bytes().decode("utf-8-sig", "replace").splitlines()
+    names = [name.strip() for name in names]
+    while names and not names[-1]:
+        names.pop()
+    if not names or not all(names):
+        raise InputError(f"{path}: line {names.index('') + 1 if names else 1} is empty; every class needs a name")
+    return names
 
 
 def _licence(card: Path) -> str | None:
@@ -267,33 +245,3 @@ def _licence(card: Path) -> str | None:
     head = card.read_text(encoding="utf-8", errors="replace")[:10_000]
     found = re.search(r"^license:\s*(.+)$", head, flags=re.MULTILINE)
     return found[1].strip().strip("'\"") if found else None
-
-
-def _optional(path: Path) -> dict[str, Any]:
-    return files.read_json(path) if path.exists() else {}
-
-
-def _content(token: Any) -> str:
-    """A token as text or as the record of an added token."""
-    if isinstance(token, dict):
-        if any(token.get(flag) for flag in ("lstrip", "rstrip", "single_word")):
-            raise InputError(f"tokenizer_config.json: the piece '{token.get('content')}' eats spaces; not supported")
-        return str(token.get("content"))
-    return str(token)
-
-
-def _number(settings: Mapping[str, Any], name: str) -> int:
-    value = settings.get(name)
-    value = value[0] if isinstance(value, list) and len(value) == 1 else value
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise InputError(f"config.json: '{name}' must be one whole number, got {value!r}")
-    return value
-
-
-def _bytes(path: Path) -> bytes:
-    with files.explained(path):
-        if not path.is_file():
-            raise InputError(f"{path} is missing")
-        if path.stat().st_size > LARGEST_SPM:
-            raise InputError(f"{path} has {path.stat().st_size} bytes, a vocabulary at most {LARGEST_SPM}")
-        return path.read_bytes()

@@ -18,7 +18,8 @@ from tessella.importing import import_run
 from tessella.models import EncoderDecoder
 from tessella.positions import Learned, NoPositions, Sinusoidal
 from tessella.predict import load
-from tessella.recipes import Translation, to_yaml
+from tessella.recipes.named import to_yaml
+from tessella.recipes.translation import Translation
 from tessella.runs import RunFolder
 from tessella.stems.words import Words
 from tessella.text import CodecSpec, train_codec
