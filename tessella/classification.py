@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tessella.data.albums import PictureColumns
+from tessella.data.layouts import SPLIT_OF
 from tessella.data.picture_batches import Held, Opened, PictureData, Source, in_order, stream
 from tessella.data.pictures import Pictures, as_array, held_out, read_pictures, splits, verify
 from tessella.data.pixels import Preprocess
@@ -120,7 +121,7 @@ def read_images(recipe: Classification, data: Path, quarantine: Quarantine) -> I
     what = recipe.data
     columns = PictureColumns(image=what.image, label=what.label)
     training = read_pictures(data, what.train, columns, what.classes or None, quarantine)
-    if what.validation in splits(data):
+    if SPLIT_OF.get(what.validation.lower(), what.validation) in splits(data):
         validation = read_pictures(data, what.validation, columns, training.classes, quarantine)
     else:
         training, validation = held_out(training, what.held_out, recipe.loop.seed)

@@ -16,6 +16,7 @@ from tessella.classification import limited, train
 from tessella.data.augment import Augment
 from tessella.data.pictures import read_pictures
 from tessella.data.pixels import Preprocess
+from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 from tessella.heads import Classes, Distilled
 from tessella.losses import distance, mixed_cross_entropy
@@ -212,6 +213,17 @@ def test_corrupt_images_are_named_and_counted(photos, tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
     assert {Path(row.get("where") or row.get("file")).name for row in rows} == {"broken.jpg", "tiny.png", "small.png"}
     assert "3 set aside" in lines[0]
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "dev"])
+def test_a_validation_folder_is_what_it_is_called(photos, tmp_path, name):
+    for split in ("train", name):
+        for label in ("day", "night"):
+            (tmp_path / "p" / split / label).mkdir(parents=True)
+            for path in sorted((photos / label).iterdir())[: 20 if split == "train" else 3]:
+                (tmp_path / "p" / split / label / path.name).write_bytes(path.read_bytes())
+    images = classification.read_images(recipe(), tmp_path / "p", Quarantine())
+    assert (len(images.training), len(images.validation)) == (40, 6)
 
 
 def test_too_many_bad_images_stop_a_training(photos, tmp_path):
