@@ -19,8 +19,8 @@ from tessella.data.pixels import Preprocess
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 from tessella.heads import Classes, Distilled
-from tessella.losses import distance, mixed_cross_entropy
 from tessella.loop import LoopSpec
+from tessella.losses import distance, mixed_cross_entropy
 from tessella.models import Encoder
 from tessella.objectives import Classify, Distill, Hard, Soft
 from tessella.optimizers import AdamW, grouped
