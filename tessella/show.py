@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tessella.charts import readable
 from tessella.errors import InputError
@@ -44,12 +44,11 @@ def attention_figure(
     image = axes.imshow(
         values, cmap="Blues", vmin=0.0, vmax=max(1e-6, min(1.0, values.max(initial=0.0))), aspect="auto"
     )
-    fonts = _fonts()
-    style = {"fontfamily": list(fonts), "parse_math": False}
+    style = writing()
     axes.set_xticks(
-        range(len(columns)), [_drawable(readable(word)) for word in columns], rotation=50, ha="left", **style
+        range(len(columns)), [drawable(readable(word)) for word in columns], rotation=50, ha="left", **style
     )
-    axes.set_yticks(range(len(rows)), [_drawable(readable(word)) for word in rows], **style)
+    axes.set_yticks(range(len(rows)), [drawable(readable(word)) for word in rows], **style)
     for label in axes.get_xticklabels():
         label.set_rotation_mode("anchor")
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0, labelsize=10)
@@ -61,7 +60,7 @@ def attention_figure(
     bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     if title:
-        lines = [_drawable(line) for line in title.splitlines()]
+        lines = [drawable(line) for line in title.splitlines()]
         figure.suptitle("\n".join(lines), fontsize=11, **style)
     return figure
 
@@ -104,5 +103,11 @@ def _letters() -> frozenset[int]:
     return frozenset(found)
 
 
-def _drawable(text: str) -> str:
+def writing() -> dict[str, Any]:
+    """How matplotlib should write words of any language: as they are, in fonts that have them."""
+    return {"fontfamily": list(_fonts()), "parse_math": False}
+
+
+def drawable(text: str) -> str:
+    """The same, with letters that no installed font can draw as their code points."""
     return "".join(letter if ord(letter) in _letters() else f"U+{ord(letter):04X}" for letter in text)
