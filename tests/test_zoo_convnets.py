@@ -76,13 +76,13 @@ def filled(spec: Encoder) -> nn.Module:
     """With random values everywhere, also where a fresh model has zeros and ones; in evaluation."""
     model = empty(spec).to_empty(device="cpu").eval()
     for tensor in model.state_dict().values():
-        if tensor.is_floating_point():
+        if not tensor.is_floating_point():
+            tensor.fill_(3)
+        elif tensor.dim() == 1:
             tensor.uniform_(0.5, 1.5)
         else:
-            tensor.fill_(3)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            nn.init.normal_(module.weight, 0, module.weight[0].numel() ** -0.5)
+            wide = (3 / tensor[0].numel()) ** 0.5
+            tensor.uniform_(-wide, wide)
     return model
 
 

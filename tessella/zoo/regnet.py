@@ -66,7 +66,7 @@ def regnet(
 VARIANTS: dict[str, Callable[..., Encoder]] = {f"regnety_{size}": partial(regnet, size) for size in SIZES}
 
 CARDS = {
-    "regnety_160": Card(224, 82.9, "Touvron et al. 2021, sec. 5.2, as DeiT's teacher", "Apache-2.0", crop=0.95),
+    "regnety_160": Card(224, 82.9, "Touvron et al. 2021, sec. 5.2, as DeiT's teacher", "Apache-2.0"),
 }
 
 
