@@ -69,8 +69,8 @@ class Remembered:
         self.objective, self.answers = objective, answers
 
     def __call__(self, model: nn.Module, batch: Batch) -> Mapping[str, Any]:
-        answers = self.answers.to(batch["index"].device)
-        told = answers[batch["index"]].float()
+        self.answers = self.answers.to(batch["index"].device)  # once; later it is there already
+        told = self.answers[batch["index"]].float()
         if "label2" in batch:  # the others of a mixed batch are its own in reverse order
             share, mine = batch["share"][:, None], told.softmax(dim=-1)
             told = (share * mine + (1 - share) * mine.flip(0)).clamp_min(torch.finfo(mine.dtype).tiny).log()
