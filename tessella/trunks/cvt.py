@@ -165,9 +165,8 @@ class Nearby(nn.Module):
     def __init__(self, dim: int, stride: int = 1):
         super().__init__()
         self.conv = Depthwise(dim, stride)
-        self.norm = nn.BatchNorm1d(
-            dim
-        )  # over tokens: the same as over rasters, and quick with a class token's gradient
+        # Over tokens is the same as over rasters, and the gradient of tokens behind a class token is no raster's.
+        self.norm = nn.BatchNorm1d(dim)
 
     def forward(self, raster: Tensor) -> Tensor:
         near = rearrange(self.conv(raster), "b d r c -> (b r c) d")

@@ -192,10 +192,8 @@ def from_config(config: Mapping[str, Any], activation: Activation | None = None)
     stages = len(_stages(config, "embed_dim", (64, 192, 384)))
     for name, value in FIXED.items():
         read.demand(config, **{name: [value] * stages})
-    tokens = list(config.get("cls_token", [False] * (stages - 1) + [True]))
-    if len(tokens) != stages or any(tokens[:-1]):
-        raise InputError(f"config.json: 'cls_token' must be true in the last of {stages} stages only, got {tokens}")
-    rates = config.get("drop_path_rate", (*(0.0,) * (stages - 1), 0.1))
+    read.demand(config, cls_token=_in_the_last(stages))
+    rates = _list(config, "drop_path_rate", (0.0,) * (stages - 1) + (0.1,))
     trunk = Cvt(
         dim=read.whole(config, "num_channels", 3),
         widths=_stages(config, "embed_dim", (64, 192, 384)),
@@ -208,11 +206,9 @@ def from_config(config: Mapping[str, Any], activation: Activation | None = None)
         kv_stride=_same(config, "stride_kv", (2,) * stages),
         ratio=_same(config, "mlp_ratio", (4.0,) * stages),
         activation=activation or read.activation(config, absent="quick_gelu"),
-        special=1 if tokens[-1] else 0,
         eps=EPS,
     )
-    pool = "first" if tokens[-1] else "mean"
-    head = Classes(dim=trunk.width, classes=read.classes(config), pool=pool)
+    head = Classes(dim=trunk.width, classes=read.classes(config))
     return Encoder(stem=Pixels(dim=trunk.dim), trunk=trunk, head=head)
 
 
@@ -224,10 +220,7 @@ def to_config(model: Encoder) -> dict[str, Any]:
     trunk, head = model.trunk, model.head
     if not (isinstance(trunk, Cvt) and isinstance(head, Classes)):
         raise InputError(f"the CvT layout needs a CvT and one classifier, but the model has {trunk.kind}, {head.kind}")
-    pool = "first" if trunk.special else "mean"
-    read.agree(
-        "CvT", special_tokens=(min(trunk.special, 1), trunk.special), pool=(head.pool, pool), eps=(trunk.eps, EPS)
-    )
+    read.agree("CvT", special_tokens=(trunk.special, 1), pool=(head.pool, "first"), eps=(trunk.eps, EPS))
     stages = len(trunk.widths)
     return {
         "model_type": "cvt",
@@ -242,7 +235,7 @@ def to_config(model: Encoder) -> dict[str, Any]:
         **{name: [value] * stages for name, value in FIXED.items()},
         "mlp_ratio": [float(trunk.ratio)] * stages,
         "stride_kv": [trunk.kv_stride] * stages,
-        "cls_token": [False] * (stages - 1) + [trunk.special > 0],
+        "cls_token": _in_the_last(stages),
         "drop_path_rate": list(trunk.drop_path),
         "drop_rate": [0.0] * stages,
         "attention_drop_rate": [0.0] * stages,
@@ -251,12 +244,23 @@ def to_config(model: Encoder) -> dict[str, Any]:
     }
 
 
-def _stages(config: Mapping[str, Any], name: str, absent: tuple[float, ...], least: int = 1) -> tuple[int, ...]:
-    """A whole number a stage."""
+def _in_the_last(stages: int) -> list[bool]:
+    """Where class tokens are."""
+    return [*[False] * (stages - 1), True]
+
+
+def _list(config: Mapping[str, Any], name: str, absent: tuple[Any, ...]) -> list[Any]:
+    """A value a stage."""
     value = config.get(name, absent)
     if not isinstance(value, list | tuple) or not value:
-        raise InputError(f"config.json: '{name}' must be a list of numbers, one a stage, got {value!r}")
-    whole = (int(item) if isinstance(item, float) and item.is_integer() else item for item in value)
+        raise InputError(f"config.json: '{name}' must be a list of one value a stage, got {value!r}")
+    return list(value)
+
+
+def _stages(config: Mapping[str, Any], name: str, absent: tuple[float, ...], least: int = 1) -> tuple[int, ...]:
+    """A whole number a stage."""
+    values = _list(config, name, absent)
+    whole = (int(item) if isinstance(item, float) and item.is_integer() else item for item in values)
     return tuple(read.whole({name: item}, name, 0, least=least) for item in whole)
 
 
