@@ -181,7 +181,12 @@ def test_configs_that_cannot_be_meant(changes, complaint):
 
 @pytest.mark.parametrize(
     ("changes", "complaint"),
-    [({"special": 2}, "special tokens 1"), ({"special": 0}, "special tokens 1"), ({"eps": 1e-6}, "eps 1e-05")],
+    [
+        ({"special": 2}, "special tokens 1"),
+        ({"special": 0}, "special tokens 1"),
+        ({"eps": 1e-6}, "eps 1e-05"),
+        ({"depths": (1, 1, 4)}, "2 blocks or more in stage 2, not 1"),
+    ],
 )
 def test_models_that_the_layout_cannot_compute(changes, complaint):
     spec = cvt("micro")

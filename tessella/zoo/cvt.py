@@ -44,7 +44,7 @@ GENTLE = (5, 3, 3), (2, 2, 1), (2, 1, 1)
 """Convolutions for 32 x 32 pixels: 16 x 16 tokens, then 8 x 8, then 8 x 8."""
 SIZES = {
     "micro": Size((32, 64, 128), (1, 2, 4), (1, 2, 4), 0.0, *GENTLE),
-    "small": Size((64, 128, 256), (1, 1, 4), (1, 2, 4), 0.0, *GENTLE),
+    "small": Size((64, 128, 256), (1, 2, 3), (1, 2, 4), 0.0, *GENTLE),
     "13": Size((64, 192, 384), (1, 2, 10), (1, 3, 6)),
     "21": Size((64, 192, 384), (1, 4, 16), (1, 3, 6)),
     "w24": Size((192, 768, 1024), (2, 2, 20), (3, 12, 16), 0.3),
@@ -220,6 +220,9 @@ def to_config(model: Encoder) -> dict[str, Any]:
     trunk, head = model.trunk, model.head
     if not (isinstance(trunk, Cvt) and isinstance(head, Classes)):
         raise InputError(f"the CvT layout needs a CvT and one classifier, but the model has {trunk.kind}, {head.kind}")
+    for stage, depth in enumerate(trunk.depths):
+        if depth <= stage:
+            raise InputError(f"transformers' CvT needs {stage + 1} blocks or more in stage {stage + 1}, not {depth}")
     read.agree("CvT", special_tokens=(trunk.special, 1), pool=(head.pool, "first"), eps=(trunk.eps, EPS))
     stages = len(trunk.widths)
     return {
