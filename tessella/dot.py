@@ -36,7 +36,7 @@ def dot_product_attention(
     if short and q.numel() and q.shape[:2] == k.shape[:2] and not torch.compiler.is_compiling():
         return WholeRows.apply(q.to(kind), k.to(kind), v.to(kind), mask, scale, bias)
     if bias is not None:
-        mask = bias.repeat(len(q) // len(bias), 1, 1, 1).to(q.dtype)
+        mask = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1).to(q.dtype)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
 
 

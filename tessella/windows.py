@@ -118,7 +118,7 @@ class RelativeDot(Dot):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """q, k, v: (b w) h n d, the windows of b images; mask: w 1 n n, the same for every image."""
         if self.seen is not None:
-            every = None if mask is None else mask.repeat(len(q) // len(mask), 1, 1, 1)
+            every = None if mask is None else mask.repeat(q.shape[0] // mask.shape[0], 1, 1, 1)
             return super(Dot, self).forward(q, k, v, every)
         bias = self.bias()[None]
         if mask is not None:

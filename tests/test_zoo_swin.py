@@ -87,6 +87,15 @@ def test_any_image_goes(size):
         assert built(torch.randn(1, 3, *size)).isfinite().all()
 
 
+def test_a_traced_program_takes_any_batch():
+    built, image = swin("pico", image_size=30, window=4, patch=2).build().eval(), torch.randn(3, 3, 30, 34)
+    shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+    program = torch.export.export(built, (image,), dynamic_shapes=shapes).module()
+    with torch.no_grad():
+        for batch in (3, 1):
+            torch.testing.assert_close(program(image[:batch]), built(image[:batch]))
+
+
 @pytest.mark.parametrize("layout", LISTINGS)
 def test_a_layout_is_the_listed_one_and_comes_back(layout):
     listing = Path(__file__).parents[2] / "shared" / "keys" / f"{LISTINGS[layout]}.txt"

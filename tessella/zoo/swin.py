@@ -96,11 +96,12 @@ VARIANTS: dict[str, Callable[..., Encoder]] = {
         f"swin_{size}_patch4_window12_384": partial(swin, size, image_size=384, window=12) for size in ("base", "large")
     },
     **{
-        f"swin_{size}_patch2_window4_32": partial(swin, size, classes=10, image_size=32, window=4, patch=2)
+        f"swin_{size}_patch{patch}_window4_32": partial(swin, size, classes=10, image_size=32, window=4, patch=patch)
         for size in ("pico", "nano", "micro")
+        for patch in (2, 4)
     },
     **{
-        f"swin_{size}_patch2_window7_28": partial(swin, size, classes=10, image_size=28, window=7, patch=2, channels=1)
+        f"swin_{size}_patch2_window7_28": partial(swin, size, classes=10, image_size=28, patch=2, channels=1)
         for size in ("pico", "nano", "micro")
     },
 }
