@@ -22,11 +22,10 @@ class Depthwise(nn.Conv2d):
         super().__init__(dim, dim, 3, stride, padding=1, groups=dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        auto = torch.is_autocast_enabled(x.device.type)
-        kind = torch.get_autocast_dtype(x.device.type) if auto else x.dtype
-        slow = kind == torch.bfloat16 and x.device.type == "cpu" and self.stride[0] > 1 and torch.is_grad_enabled()
-        if slow and not torch.compiler.is_compiling():
-            return _Strided.apply(x.to(kind), self.weight.to(kind), self.stride[0])
+        if x.device.type == "cpu" and self.stride[0] > 1 and torch.is_grad_enabled():
+            kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+            if kind == torch.bfloat16 and not torch.compiler.is_compiling():
+                return _Strided.apply(x.to(kind), self.weight.to(kind), self.stride[0])
         return super().forward(x)
 
 
