@@ -170,7 +170,7 @@ class Nearby(nn.Module):
 
     def forward(self, raster: Tensor) -> Tensor:
         near = rearrange(self.conv(raster), "b d r c -> (b r c) d")
-        return rearrange(self.norm(near), "(b n) d -> b n d", b=len(raster))
+        return rearrange(self.norm(near), "(b n) d -> b n d", b=raster.shape[0])
 
 
 def check_reaches(grid: Grid, conv: nn.Conv2d) -> None:
