@@ -47,6 +47,16 @@ def opened(path: str | Path) -> tuple[RunFolder, Recipe]:
     return run, from_yaml(run.read_text("recipe.yaml"), f"{run.path / 'recipe.yaml'}")
 
 
+def kind_of(path: str | Path) -> str:
+    """What a run is for, "translation" or "classification", by its recipe alone: no weights are read."""
+    if str(path).startswith("hf://"):
+        return opened(path)[1].kind
+    run = RunFolder(path)
+    if "recipe.yaml" not in run.manifest["files"]:
+        raise InputError(f"{run.path} has no recipe.yaml, so it is not a whole run; give a folder written by train")
+    return from_yaml(run.read_text("recipe.yaml"), f"{run.path / 'recipe.yaml'}").kind
+
+
 def translator(run: RunFolder, recipe: Translation, device: torch.device, dtype: str) -> Translator:
     """The Translator of a run."""
     codec = Codec.load(run.path / "codec.json")

@@ -16,8 +16,11 @@ from tessella.evaluate import Evaluation, TestSet
 
 
 @contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A bar that vanishes when done; the callable is told how many more are done. Silent where nobody looks."""
+def progress(total: int | None, what: str) -> Iterator[Callable[[int], None]]:
+    """A bar that vanishes when done; the callable is told how many more are done. Silent where nobody looks.
+
+    total: None where it is not known.
+    """
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
