@@ -11,10 +11,10 @@ from tessella.errors import InputError
 from tessella.heads import Head, NextWord
 from tessella.spec import Part, Spec, spec
 from tessella.state import State
-from tessella.stems import patches as _patches  # noqa: F401  its kinds must be known to read a model from a file
+from tessella.stems import patches as _patches  # noqa: F401  all kinds must be known to read a model from a file
 from tessella.stems.words import Stem, Words
 from tessella.tokens import Tokens
-from tessella.trunks import recurrent as _recurrent  # noqa: F401  its kinds must be known to read a model from a file
+from tessella.trunks import bit, convnet, cvt, recurrent, regnet, swin, vgg  # noqa: F401  for the same reason
 from tessella.trunks.plain import Trunk
 
 
