@@ -11,13 +11,14 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from tessella.zoo.catalog import CARDS, MODELS, model_spec
+from tessella.zoo.catalog import CARDS, MODELS, full_name, model_spec
 
 Part = type | types.FunctionType
 
 
 def story(name: str) -> str:
     """The zoo page of a model, then the source of every part it is made of, in the order of the floors."""
+    name = full_name(name)
     made = model_spec(name, {} if name in CARDS else {"vocab": 1000})
     with torch.device("meta"):
         used = {type(module) for module in made.build().modules()} | {type(made)}

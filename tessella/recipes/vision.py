@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from tessella.data.augment import DEIT, Augment
 from tessella.data.pixels import Preprocess
-from tessella.errors import InputError, did_you_mean
+from tessella.errors import InputError
 from tessella.loop import LoopSpec
 from tessella.models import Model
 from tessella.objectives import Classify, Distill, Hard, Objective, Soft, Teaching
@@ -16,7 +16,7 @@ from tessella.optimizers import AdamW, OptimizerSpec, Sgd
 from tessella.recipes.recipe import Recipe
 from tessella.schedules import Cosine, Schedule
 from tessella.spec import Part, Spec, spec
-from tessella.zoo.catalog import CARDS, model_spec
+from tessella.zoo.catalog import CARDS, full_name, model_spec
 
 
 @spec("labelled-images")
@@ -94,9 +94,7 @@ def chosen(recipe: Classification, options: ClassifierOptions) -> Classification
     """The recipe with these options; a start without a model takes the model of that run."""
     model, image = recipe.model, recipe.image
     if options.model is not None:
-        if options.model not in CARDS:
-            raise InputError(f"no classifier called '{options.model}'{did_you_mean(options.model, CARDS)}")
-        card = CARDS[options.model]
+        card = CARDS[full_name(options.model, CARDS)]
         size = options.image_size or card.size
         model = model_spec(options.model, {"image_size": size, "channels": image.channels})
         image = image.replace(size=(size, size), crop=1.0 if size <= SMALL else card.crop)

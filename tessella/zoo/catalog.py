@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -39,14 +39,29 @@ CARDS: dict[str, Card] = {
 }
 """What is published about each model that reads images."""
 
+SHORT = {
+    **{f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")},
+    "vit_huge": "vit_huge_patch14_224",
+    **{f"deit_{size}": f"deit_{size}_distilled_patch16_224" for size in ("tiny", "small", "base")},
+    **{f"swin_{size}": f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")},
+}
+"""Short name -> the variant that is meant."""
+
 VOCAB = 37_000
 """The joint vocabulary with which models of text are counted."""
 
 
+def full_name(name: str, known: Collection[str] = MODELS) -> str:
+    """The name in the catalog of a model called by that or its short name. Raises InputError for any other."""
+    full = SHORT.get(name, name)
+    if full not in known:
+        raise InputError(f"no model called '{name}'{did_you_mean(name, [*known, *SHORT])}")
+    return full
+
+
 def model_spec(name: str, options: dict[str, Any]) -> Model:
     """The spec of a named model; options are the arguments of its page's function."""
-    if name not in MODELS:
-        raise InputError(f"no model called '{name}'{did_you_mean(name, MODELS)}")
+    name = full_name(name)
     make = MODELS[name]
     known = inspect.signature(make).parameters
     for option in options:
