@@ -11,13 +11,13 @@ from torch import nn
 
 from tessella.errors import InputError, did_you_mean
 from tessella.models import Model
-from tessella.zoo import cvt, deit, regnet, resnet, swin, vgg, vit
+from tessella.zoo import bit, cvt, deit, regnet, resnet, swin, vgg, vit
 from tessella.zoo.card import Card
 from tessella.zoo.counts import multiply_adds, parameters
 from tessella.zoo.seq2seq import seq2seq
 from tessella.zoo.transformer import SIZES, transformer
 
-VISION = (vit, deit, swin, cvt, resnet, vgg, regnet)
+VISION = (vit, deit, swin, cvt, resnet, bit, regnet, vgg)
 """Pages of models that read images."""
 
 MODELS: dict[str, Callable[..., Model]] = {

@@ -86,7 +86,7 @@ VARIANTS: dict[str, Callable[..., Encoder]] = {
     name: partial(resnet, name, image_size=size.pixels) for name, size in SIZES.items()
 }
 
-TOP1 = {"resnet18": 69.758, "resnet34": 73.314, "resnet50": 76.130, "resnet101": 77.374, "resnet152": 78.312}
+TOP1 = {"resnet18": 69.758, "resnet50": 76.130, "resnet152": 78.312}
 """ImageNet-1k accuracy of torchvision's first weights (IMAGENET1K_V1), percent."""
 
 CARDS = {
