@@ -110,16 +110,21 @@ def models(
     if not named:
         raise InputError(f"no model's name contains '{pattern}'")
     width = max(map(len, named))
-    typer.echo(f"{'name':<{width}}  {'parameters':>12}  {'MACs':>7}  {'top-1':>6}  {'licence':<12}  published by")
+    typer.echo(f"{'name':<{width}}  {'parameters':>11}   {'MACs':>8}  {'top-1':<10}  licence of weights")
+    sources: list[str] = []
     text = False
     for row in listing(pattern):
-        card, macs = row.card, f"{row.macs / 1e9:.2f} G" if row.macs else "–"
+        card, macs, top1 = row.card, f"{row.macs / 1e9:.2f} G" if row.macs else "–", "–"
         text |= card is None
-        top1 = f"{card.top1:.2f}" if card and card.top1 else "–"
-        licence, source = (card.licence or "–", card.source or "–") if card else ("–", "–")
-        line = f"{row.name:<{width}}  {row.parameters:>11,}{' ' if card else '*'}  {macs:>7}  {top1:>6}"
-        typer.echo(f"{line}  {licence:<12}  {source}")
-    typer.echo("MACs: multiply-adds of an image of the size in its name. top-1: ImageNet-1k, percent.")
+        if card and card.top1:
+            sources += [] if card.source in sources else [card.source]
+            top1 = f"{card.top1:.2f} [{sources.index(card.source) + 1}]"
+        line = f"{row.name:<{width}}  {row.parameters:>11,}{' ' if card else '*'}  {macs:>8}  {top1:<10}"
+        typer.echo(f"{line}  {(card and card.licence) or '–'}")
+    if sources:
+        typer.echo("MACs: multiply-adds of one image. top-1: ImageNet-1k, percent, as published by")
+    for number, source in enumerate(sources, 1):
+        typer.echo(f"  [{number}] {source}")
     if text:
         typer.echo(f"* with one joint vocabulary of {VOCAB:,} pieces")
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from tessella.attention import Attend
+from tessella.blocks import ACTIVATIONS
 from tessella.models import Model
 
 
@@ -26,9 +27,15 @@ def multiply_adds(model: Model, *shapes: tuple[int, ...]) -> int:
         for module in built.modules():
             if isinstance(module, Attend):
                 module.forward = _two_products
+            elif isinstance(module, ELEMENTWISE):
+                module.forward = _as_it_is
         with _Counter() as counter:
             built(*(torch.empty(shape) for shape in shapes))
     return counter.flops // 2
+
+
+ELEMENTWISE = (nn.LayerNorm, nn.GroupNorm, nn.BatchNorm2d, *map(type, (make() for make in ACTIVATIONS.values())))
+"""Without a product, and slow to trace through."""
 
 
 class _Counter(TorchDispatchMode):
@@ -41,6 +48,10 @@ class _Counter(TorchDispatchMode):
         if func._overloadpacket in flop_registry:
             self.flops += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
         return out
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x
 
 
 def _two_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
