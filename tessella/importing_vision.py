@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -44,7 +44,7 @@ def import_transformers(folder: Path, config: Mapping[str, Any], weights: Mappin
     notes = []
     if kind == "cvt" and "hidden_act" not in config:
         notes = ["activation: QuickGELU, with which CvT was trained; transformers computes the exact GELU instead"]
-    return _imported(model, read, _named(config, model), fitted_weights(model, weights, rules(model, "hf")), notes)
+    return _imported(model, read, _named(config, model), _Weights(weights, "hf"), notes)
 
 
 def import_timm(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Imported:
@@ -78,7 +78,7 @@ def import_timm(folder: Path, config: Mapping[str, Any], weights: Mapping[str, T
     elif not isinstance(names, list) or len(names) != count or not isinstance(told, Mapping):
         raise InputError(f"config.json: 'label_names' must be {count} names, as many as 'num_classes' says")
     classes = [str(told.get(name, name)) for name in names]
-    made = _imported(model, read, classes, fitted_weights(model, weights, rules(model, "timm")), [])
+    made = _imported(model, read, classes, _Weights(weights, "timm"))
     return replace(made, facts={"licence": prepared.get("license")})
 
 
@@ -100,8 +100,7 @@ def import_layout(name: str, layout: str, weights: Mapping[str, Tensor]) -> Impo
         crop=card.crop,
         interpolation=card.interpolation,  # pyright: ignore[reportArgumentType]  # checked by Preprocess
     )
-    fitted = fitted_weights(model, weights, rules(model, layout))
-    made = _imported(model, Read(image), numbered(count), fitted, [])
+    made = _imported(model, Read(image), numbered(count), _Weights(weights, layout))
     return replace(made, facts={"licence": card.licence or None})
 
 
@@ -124,15 +123,23 @@ def numbered(count: int) -> list[str]:
 UNNAMED = "the checkpoint does not name its classes, so they have numbers; --labels FILE names them, one a line"
 
 
+class _Weights(NamedTuple):
+    """A checkpoint's tensors, and whose names they have."""
+
+    tensors: Mapping[str, Tensor]
+    layout: str
+
+
 def _imported(
-    model: Encoder, read: Read, classes: Sequence[str], weights: dict[str, Tensor], notes: Sequence[str]
+    model: Encoder, read: Read, classes: Sequence[str], weights: _Weights, notes: Sequence[str] = ()
 ) -> Imported:
     size = getattr(model.stem, "size", None)
     if size is not None and tuple(size) != tuple(read.image.size):
         raise InputError(f"images are prepared as {read.image.size}, but the model is made for {tuple(size)} pixels")
     recipe = Classification(image=read.image, model=model)
     every = [*notes, *([read.note] if read.note else []), *([UNNAMED] if classes == numbered(len(classes)) else [])]
-    return Imported(recipe, weights, _labels(classes), every)
+    fitted = fitted_weights(model, weights.tensors, rules(model, weights.layout))
+    return Imported(recipe, fitted, _labels(classes), every)
 
 
 def _labels(classes: Sequence[str]) -> dict[str, Callable[[Path], Any]]:

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from tessella.data.pixels import Preprocess
 from tessella.errors import InputError, did_you_mean
+from tessella.spec import from_dict
 
 FILE = "preprocessor_config.json"
 FILTERS: dict[Any, Literal["bilinear", "bicubic"]] = {2: "bilinear", 3: "bicubic"}
@@ -70,8 +71,8 @@ def from_transformers(data: Mapping[str, Any], model_type: str, channels: int = 
         if not shorter:
             raise InputError(f"{FILE}: a ConvNextImageProcessor's size needs 'shortest_edge'")
         if size[0] >= SQUASHED_FROM:
-            return Read(Preprocess(size=size, fit="squash", **fixed))
-        return Read(Preprocess(size=size, crop=_share(data.get("crop_pct", 0.875)), **fixed))
+            return Read(_checked(size=size, fit="squash", **fixed))
+        return Read(_checked(size=size, crop=_share(data.get("crop_pct", 0.875)), **fixed))
     cut = None
     if data.get("do_center_crop", kind.crops):
         cut, _ = _size(data.get("crop_size"), "crop_size", True)
@@ -80,10 +81,10 @@ def from_transformers(data: Mapping[str, Any], model_type: str, channels: int = 
             f"{FILE} resizes the shorter side and cuts nothing: sizes would differ, which is not supported"
         )
     if cut is None or (cut == size and not shorter):
-        return Read(Preprocess(size=size, fit="squash", **fixed))
+        return Read(_checked(size=size, fit="squash", **fixed))
     if cut[0] != cut[1] or size[0] != size[1] or cut > size:
         raise InputError(f"{FILE} cuts {_by(cut)} out of {_by(size)}; only squares out of larger squares are supported")
-    made = Preprocess(size=cut, crop=_crop(cut[0], size[0]), **fixed)
+    made = _checked(size=cut, crop=_crop(cut[0], size[0]), **fixed)
     if shorter:
         return Read(made)
     return Read(made, f"{FILE} squeezes pictures into {_by(size)} before the crop; here, their shorter side is as long")
@@ -126,13 +127,13 @@ def from_timm(data: Mapping[str, Any]) -> Read:
     mode, crop = data.get("crop_mode") or "center", _share(data.get("crop_pct") or 0.875)
     if mode not in ("center", "squash") or (mode == "squash" and crop < 1):
         raise InputError(f"config.json: crop_mode {mode!r} with crop_pct {crop} is not supported; 'center' is")
-    made = Preprocess(
+    made = _checked(
         size=(sizes[1], sizes[2]),
-        channels=_channels(sizes[0]),
+        channels=sizes[0],
         mean=_numbers(data.get("mean"), "mean", sizes[0]),
         std=_numbers(data.get("std"), "std", sizes[0]),
         crop=crop,
-        interpolation=filtered,  # pyright: ignore[reportArgumentType]  # checked above
+        interpolation=filtered,
         fit="crop" if mode == "center" else "squash",
     )
     return Read(made)
@@ -148,6 +149,13 @@ def to_timm(image: Preprocess) -> dict[str, Any]:
         "mean": list(image.mean),
         "std": list(image.std),
     }
+
+
+def _checked(channels: int, **fields: Any) -> Preprocess:
+    """The spec; what it refuses comes out as one line."""
+    if channels not in (1, 3):
+        raise InputError(f"images of {channels} channels are not supported; 3 (RGB) and 1 (grey) are")
+    return from_dict({"channels": channels, **fields}, Preprocess)
 
 
 def _kind(data: Mapping[str, Any], model_type: str) -> Kind:
@@ -212,12 +220,6 @@ def _share(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise InputError(f"the preparation of images: 'crop_pct' must be above 0 and at most 1, got {value!r}")
     return float(value)
-
-
-def _channels(count: int) -> Literal[1, 3]:
-    if count not in (1, 3):
-        raise InputError(f"images of {count} channels are not supported; 3 (RGB) and 1 (grey) are")
-    return count  # pyright: ignore[reportReturnType]  # checked above
 
 
 def _is_side(value: Any) -> bool:

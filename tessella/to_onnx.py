@@ -68,10 +68,9 @@ def _traced(answer: Answer, classifier: Classifier) -> Any:
     image = classifier.image
     sample = torch.zeros(2, image.channels, *image.size, dtype=torch.uint8)
     free = ({0: torch.export.Dim("batch")},)
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
+    before = logging.root.manager.disable
     try:
-        logger.setLevel(logging.ERROR)  # its warnings are about packages that we do not need
+        logging.disable(logging.WARNING)  # of packages that we do not need and optimisations that are not done
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             # Traced first, since the exporter would silently fix the number of images where tracing fails to free it.
@@ -80,4 +79,4 @@ def _traced(answer: Answer, classifier: Classifier) -> Any:
                 traced, dynamo=True, dynamic_shapes=free, input_names=[INPUT], output_names=[OUTPUT], verbose=False
             )
     finally:
-        logger.setLevel(level)
+        logging.disable(before)
