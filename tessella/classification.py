@@ -23,7 +23,9 @@ from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 from tessella.learner import learn
 from tessella.lesson import Lesson
+from tessella.loop import LoopSpec
 from tessella.models import Model
+from tessella.objectives import Distill
 from tessella.predict import opened, plain_classifier
 from tessella.processes import launch, seed_all
 from tessella.recipes.named import to_yaml
@@ -52,6 +54,8 @@ def train(
     data: a folder, table or IDX files, see `LabelledImages`. Returns the metric reached: {"metric", "best", "step"}.
     Raises InputError for unusable data; Interrupted after Ctrl-C, with everything saved.
     """
+    if isinstance(recipe.objective, Distill) and recipe.teacher is None:
+        raise InputError("there is no teacher to learn from; name one with --teacher RUN")
     fabric = launch(recipe.loop)
     quarantine = Quarantine()
     images = read_images(recipe, data, quarantine)
@@ -76,10 +80,19 @@ def train(
         learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
         say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
     lesson = lesson_of(recipe, model, images)
-    standing = learn(lesson, run, recipe.loop, recipe.optimizer, recipe.schedule, fabric)
+    loop = in_steps(recipe.loop, len(images.training), recipe.batch)
+    standing = learn(lesson, run, loop, recipe.optimizer, recipe.schedule, fabric)
     if fabric.is_global_zero:
         say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
     return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
+
+
+def in_steps(loop: LoopSpec, images: int, batch: int) -> LoopSpec:
+    """A training counted in epochs, in steps as well, which a schedule wants to know."""
+    if loop.steps is not None or loop.epochs is None:
+        return loop
+    batches = loop.epochs * max(1, images // batch)  # what is left of an epoch beside whole batches is left out
+    return loop.replace(steps=-(-batches // (loop.accumulate * loop.devices)))
 
 
 def lesson_of(recipe: Classification, model: nn.Module, images: Images) -> Lesson:
