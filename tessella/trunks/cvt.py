@@ -173,7 +173,7 @@ class Nearby(nn.Module):
         return rearrange(self.norm(near), "(b n) d -> b n d", b=raster.shape[0])
 
 
-def check_reaches(grid: Grid, conv: nn.Conv2d) -> None:
+def check_reaches(grid: Grid, conv: nn.Module) -> None:
     """Refuses an image of which nothing is left for a stage's convolution."""
     kernel, padding = conv.kernel_size[0], int(conv.padding[0])
     if min(grid) + 2 * padding < kernel:
