@@ -8,6 +8,7 @@ from typing import Any
 
 from tessella import classification, translation
 from tessella.errors import InputError
+from tessella.predict import opened
 from tessella.recipes.named import changed, from_yaml, recipe
 from tessella.recipes.vision import Classification, ClassifierOptions, chosen
 from tessella.runs import RunFolder
@@ -30,6 +31,11 @@ def train(
     if classifier is not None and classifier != ClassifierOptions():
         if not isinstance(made, Classification):
             raise InputError(f"model, teacher, start and image size are chosen for classifiers, not for '{made.kind}'")
+        if classifier.start and not classifier.model:
+            _, theirs = opened(classifier.start)
+            if not isinstance(theirs, Classification):
+                raise InputError(f"{classifier.start} is a '{theirs.kind}' run; a classifier begins with another one")
+            made = made.replace(model=theirs.model, image=theirs.image)
         made = chosen(made, classifier)
     made = changed(made, changes)
     return TRAINERS[made.kind](made, data, out, False, say)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tessella import classification, load, predict
+from tessella import classification, load, predict, tasks
 from tessella.classification import limited, train
 from tessella.data.augment import Augment
 from tessella.data.pictures import read_pictures
@@ -305,6 +305,24 @@ def test_a_named_model_brings_its_preparation():
     assert small_one.augment.crop == "pad" and small_one.image.size == (32, 32)
     with pytest.raises(InputError, match="did you mean 'vit_small_patch16_224'"):
         chosen(classify(), ClassifierOptions(model="vit_small_patch16_244"))
+
+
+def test_a_student_without_a_teacher_is_refused(photos, tmp_path):
+    with pytest.raises(InputError, match="--teacher RUN"):
+        train(recipe(objective=Distill()), photos, tmp_path / "run", say=lambda line: None)
+
+
+def test_a_start_brings_its_model(photos, finished, tmp_path):
+    """At another size, too: its positions are resized, and the rest is as it was."""
+    lines: list[str] = []
+    options = ClassifierOptions(start=str(finished), image_size=24, freeze=True)
+    tasks.train("classify", photos, tmp_path / "run", ["loop.steps=2", "schedule.warmup=1", "loop.workers=0"],
+                lines.append, options)  # fmt: skip
+    run, made = predict.opened(tmp_path / "run")
+    assert made.model.stem.size == (24, 24) and made.image.size == (24, 24)
+    assert any("resized: stem.positions.table" in line for line in lines)
+    assert not any("head is fresh" in line for line in lines)
+    assert run.weights()["trunk.norm.weight"].equal(RunFolder(finished).weights()["trunk.norm.weight"])
 
 
 def test_a_teacher_without_an_objective_that_listens_is_refused():

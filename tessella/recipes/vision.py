@@ -91,7 +91,7 @@ class ClassifierOptions(NamedTuple):
 
 
 def chosen(recipe: Classification, options: ClassifierOptions) -> Classification:
-    """The recipe with these options; a start without a model takes the model of that run."""
+    """The recipe with these options. Raises InputError for a model that is no classifier or a size it cannot take."""
     model, image = recipe.model, recipe.image
     if options.model is not None:
         card = CARDS[full_name(options.model, CARDS)]
@@ -101,7 +101,10 @@ def chosen(recipe: Classification, options: ClassifierOptions) -> Classification
         if image.channels == len(card.mean):
             image = image.replace(mean=card.mean, std=card.std, interpolation=card.interpolation)
     elif options.image_size is not None:
-        image = image.replace(size=(options.image_size, options.image_size))
+        size = (options.image_size, options.image_size)
+        image, stem = image.replace(size=size), getattr(model, "stem", None)
+        if hasattr(stem, "size"):
+            model = model.replace(stem=stem.replace(size=size))
     teacher = Teacher(run=options.teacher) if options.teacher else recipe.teacher
     crop = "pad" if min(image.size) <= SMALL else "resized"
     augment = recipe.augment.replace(crop=crop) if recipe.augment.crop != "none" else recipe.augment
