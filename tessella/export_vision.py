@@ -145,7 +145,8 @@ def timm_architecture(trained: Trained) -> tuple[str, dict[str, Any]]:
     name = name_of(spec, image.size, image.channels)
     grey = {"in_chans": image.channels} if image.channels != 3 else {}
     if name and CARDS[name].size >= TIMM_FROM:
-        return name, grey | ({} if CARDS[name].size == image.size[0] else _sizes(spec, image.size))
+        usual = (CARDS[name].size,) * 2
+        return name, grey | ({} if usual == image.size else _sizes(spec, image.size))
     stem, trunk = spec.stem, spec.trunk
     if isinstance(stem, Patches) and isinstance(trunk, Plain):
         arguments = {
@@ -208,6 +209,8 @@ def _computed_there(trained: Trained, layout: str) -> None:
         read.agree(layout, activation=(spec.trunk.activation, usual))
     if isinstance(spec.stem, Patches):
         _same_size(trained)
+        if spec.stem.special == 2:
+            read.agree(layout, head=(spec.head.kind, "distilled"))
 
 
 def _windows_follow(trained: Trained) -> None:

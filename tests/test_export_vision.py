@@ -199,6 +199,7 @@ REFUSED = {
     "windows": (lambda: tiny.swin(windows=(4, 2)), "hf", "needs windows of one size"),
     "windows of stages": (lambda: tiny.swin(windows=(4, 2)), "microsoft", "needs windows"),
     "size": (lambda: tiny.vit(size=64), "hf", r"made for \(64, 64\) pixels, its images are \(32, 32\)"),
+    "one head": (lambda: tiny.vit(special=2), "timm", "needs head 'distilled'"),
     "no classifier here": (
         lambda: tiny.vit(),
         "ctranslate2",
