@@ -85,12 +85,13 @@ def judge(
     split: str | None = None,
     columns: PictureColumns | None = None,
     batch: int = 32,
+    temperature: bool = False,
     done: Callable[[int], None] = lambda count: None,
 ) -> Judged:
     """Answers and scores every picture of a split (see `read_pictures`) whose class the run knows.
 
-    The labels are numbered by the run's own list of classes. `done` is told how many more are answered. Raises
-    InputError where nothing usable is left.
+    The labels are numbered by the run's own list of classes. temperature: fit one, too. `done` is told how many more
+    are answered. Raises InputError where nothing usable is left.
     """
     quarantine = Quarantine()
     pictures = read_pictures(data, split, columns, classifier.classes, quarantine)
@@ -109,7 +110,7 @@ def judge(
     if not kept:
         raise InputError(f"{data}: none of {len(pictures)} pictures can be read ({_reasons(quarantine)})")
     pictures, logits = pictures.take(kept), torch.stack(rows).numpy()
-    found = report(logits, pictures.labels, classifier.classes)
+    found = report(logits, pictures.labels, classifier.classes, temperature)
     return Judged(run, classifier, pictures, logits, quarantine, seconds, found)
 
 

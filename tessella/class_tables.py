@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tessella.class_evaluate import Compared, Judged
@@ -47,7 +49,7 @@ def overall(found: Sequence[Judged], split: str | None) -> Table:
         fives = [f"{r.top5:.2%}" if r.top5 is not None else "–"] if top5 else []
         calibrated = f"{r.calibration.ece:.3f}", f"{r.calibration.nll:.3f}"
         span = f"{100 * low:.1f}–{100 * high:.1f}"
-        table.add_row(one.run, f"{r.top1:.2%}", span, *fives, f"{r.f1:.3f}", *calibrated, f"{one.rate:,.0f}")
+        table.add_row(escape(one.run), f"{r.top1:.2%}", span, *fives, f"{r.f1:.3f}", *calibrated, f"{one.rate:,.0f}")
     return table
 
 
@@ -66,14 +68,14 @@ def by_class(found: Sequence[Judged]) -> Table:
         table.add_column("taken for")
         for one in chosen:
             scores = f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}"
-            table.add_row(one.name, f"{one.images:,}", *scores, one.mistaken_for or "")
+            table.add_row(escape(one.name), f"{one.images:,}", *scores, escape(one.mistaken_for or ""))
         return table
     columns = [{one.name: one for one in run.report.classes} for run in found]
     for run in found:
-        table.add_column(run.run, justify="right", overflow="fold")
+        table.add_column(escape(run.run), justify="right", overflow="fold")
     for one in chosen:
         scores = [f"{column[one.name].f1:.3f}" if one.name in column else "–" for column in columns]
-        table.add_row(one.name, f"{one.images:,}", *scores)
+        table.add_row(escape(one.name), f"{one.images:,}", *scores)
     return table
 
 
@@ -81,33 +83,34 @@ def confusions(one: Judged) -> Table | None:
     """Of few classes the matrix, of many the most frequent confusions; None where nothing was confused."""
     counts, names = np.array(one.report.confusion), one.classifier.classes
     if len(names) <= MATRIX:
-        table = Table(title=f"images of the class on the left, taken for …: {one.run}")
-        table.add_column("", overflow="fold")
+        told = "confusions: rows are the images, columns the answers"
+        table = Table(title=told, caption=escape(one.run), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True, max_width=14)
         for name in names:
-            table.add_column(name, justify="right", overflow="ellipsis", no_wrap=True, max_width=8)
+            table.add_column(escape(name), justify="right", no_wrap=True, max_width=5)
         for name, row in zip(names, counts.tolist(), strict=True):
             if sum(row):
                 cells = [f"{n:,}" if n else "·" for n in row]
                 cells = [f"[bold]{cell}[/bold]" if names[i] == name else cell for i, cell in enumerate(cells)]
-                table.add_row(name, *cells)
+                table.add_row(escape(name), *cells)
         return table
     wrong = counts * ~np.eye(len(names), dtype=bool)
     order = [place for place in np.argsort(-wrong, axis=None, kind="stable")[:WORST] if wrong.flat[place]]
     if not order:
         return None
-    table = Table(title=f"the most frequent confusions: {one.run}")
+    table = Table(title="the most frequent confusions", caption=escape(one.run))
     for column in ("image of", "taken for"):
         table.add_column(column, overflow="fold")
     table.add_column("images", justify="right")
     for place in order:
         label, answer = divmod(int(place), len(names))
-        table.add_row(names[label], names[answer], f"{wrong.flat[place]:,}")
+        table.add_row(escape(names[label]), escape(names[answer]), f"{wrong.flat[place]:,}")
     return table
 
 
 def against_first(first: str, differences: Sequence[Compared]) -> Table:
     """Paired: only images on which two runs differ tell them apart."""
-    table = Table(title=f"against {first}, image by image")
+    table = Table(title=f"against {escape(first)}, image by image")
     table.add_column("run", overflow="fold")
     for column in ("top-1", "95 %", "only it right", "only the first", "p"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -115,7 +118,7 @@ def against_first(first: str, differences: Sequence[Compared]) -> Table:
         d = one.difference
         span = f"{100 * d.interval[0]:+.2f} to {100 * d.interval[1]:+.2f}"
         p = f"{d.p:.3f}" if d.p >= 0.001 else "<0.001"
-        table.add_row(one.run, f"{100 * d.top1:+.2f}", span, f"{d.gained:,}", f"{d.lost:,}", p)
+        table.add_row(escape(one.run), f"{100 * d.top1:+.2f}", span, f"{d.gained:,}", f"{d.lost:,}", p)
     return table
 
 
@@ -126,6 +129,8 @@ def remarks(one: Judged) -> list[str]:
         absent = one.report.absent
         shown = f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}"
         lines.append(f"{one.run}: {len(absent)} of its classes have no image here and count nowhere: {shown}")
+    if one.report.temperature is not None:
+        lines.append(f"{one.run}: its logits divided by {one.report.temperature:.3g} would be calibrated best here")
     for reason, count in one.quarantine.reasons().items():
         lines.append(f"{one.run}: {count:,} set aside: {reason}")
     for item in list(one.quarantine)[:SET_ASIDE]:

@@ -41,6 +41,10 @@ Labels = Annotated[
 ]
 Size = Annotated[int | None, typer.Option(help="Rows and columns of images.", min=1, rich_help_panel=CLASSIFIERS)]
 AtOnce = Annotated[int | None, typer.Option(help="Images at once (32).", min=1, rich_help_panel=CLASSIFIERS)]
+Temperature = Annotated[
+    bool,
+    typer.Option("--temperature", help="Say what logits should be divided by, too.", rich_help_panel=CLASSIFIERS),
+]
 Sentences = Annotated[
     Path | None, typer.Option(help="Test sentences: a text file, or a table.", rich_help_panel=TRANSLATORS)
 ]

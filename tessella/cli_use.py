@@ -89,6 +89,7 @@ def evaluate(
     label: option.Labels = None,
     image_size: option.Size = None,
     batch: option.AtOnce = None,
+    temperature: option.Temperature = False,
     source: option.Sentences = None,
     target: option.References = None,
     domain: option.Domains = None,
@@ -107,7 +108,7 @@ def evaluate(
         told = ", ".join(f"{run} is {TELLS.get(kind, kind)}" for run, kind in kinds.items())
         raise InputError(f"only runs of one kind can be compared: {told}")
     pictures = {"data": data, "split": split, "csv": csv, "html": html, "image": image, "label": label,
-                "image-size": image_size, "batch": batch}  # fmt: skip
+                "image-size": image_size, "batch": batch, "temperature": temperature or None}  # fmt: skip
     sentences = {"source": source, "target": target, "domain": domain, "columns": columns, "beam": beam, "alpha": alpha}
     if kinds[runs[0]] == "classification":
         _without(sentences, runs[0], "a classifier of images; it takes --data")
@@ -164,7 +165,8 @@ def _classification(runs: list[str], given: dict[str, Any], out: Path | None, de
         classifier = load(run, device, dtype)
         classifier = classifier.resized(given["image-size"]) if given["image-size"] else classifier
         with progress(None, "classifying") as done:
-            found.append(judge.judge(run, classifier, data, split, columns, given["batch"] or 32, done))
+            warm = bool(given["temperature"])
+            found.append(judge.judge(run, classifier, data, split, columns, given["batch"] or 32, warm, done))
     differences = judge.compared(found)
     show_judged(found, differences, split)
     if out:

@@ -163,6 +163,20 @@ def test_what_is_set_aside_is_counted_and_named(vit, tmp_path):
     assert any(row["image"].endswith("cut.jpg") and "truncated" in row["error"] for row in rows)
 
 
+def test_names_are_shown_as_they_are(tmp_path):
+    names = ("[red]", "[/bold]", "b\\[x]", "d%s", "e{}", "f")
+    strange = tiny.run_folder(tmp_path / "[green]", tiny.vit(), names=names)
+    data = tmp_path / "test.csv"
+    tiny.picture().save(tmp_path / "a.png")
+    data.write_text("image,label\n" + "".join(f"a.png,{name}\n" for name in names))
+    code, out, err = run("evaluate", strange, "--data", data, "--temperature", "--html", tmp_path / "page.html")
+    assert code == 0, err
+    for name in names:
+        assert name in out
+    assert "[green]" in out
+    assert "would be calibrated best here" in out
+
+
 def test_data_of_other_classes_altogether_gets_one_line(vit, tmp_path):
     data = tiny.album(tmp_path / "photos", names=("mauve", "teal"))
     assert "label 'mauve' is not in the list of classes" in bad("evaluate", vit, "--data", data)
