@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from tessella.attention import Attention, projection
 from tessella.dropout import Dropout, DropPath
 
+STEEPNESS = 1.702
+
 
 class QuickGELU(nn.Module):
     """x sigmoid(1.702 x), the approximation in OpenAI's CLIP and in CvT."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.silu(1.702 * x) / 1.702  # the same, in kernels that keep and read less
+        return nn.functional.silu(STEEPNESS * x) / STEEPNESS  # the same, in kernels that keep and read less
 
 
 Activation = Literal["relu", "gelu", "gelu-tanh", "quick-gelu", "silu"]

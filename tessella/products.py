@@ -1,10 +1,11 @@
-"""Products: x W^T + b with weights laid out once for a processor, as oneDNN wants them."""
+"""Products: x W^T + b, and convolutions, with weights laid out once for a processor, as oneDNN wants them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ Fused = tuple[str, str] | None
 FUSED: dict[type[nn.Module], Callable[[nn.Module], Fused]] = {
     nn.ReLU: lambda act: ("relu", ""),
     nn.GELU: lambda act: ("gelu", str(act.approximate)),
+    nn.SiLU: lambda act: ("swish", ""),
 }
 """Activations that are applied while the product is still in the cache."""
 
@@ -30,7 +32,7 @@ class Packed(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, act: Fused = None) -> None:
         super().__init__()
-        self.bias = None if bias is None else bias.detach()
+        self.register_buffer("bias", None if bias is None else bias.detach())
         self.act = act
         self.packs = packs(weight)
         weight = weight.detach()
@@ -41,6 +43,53 @@ class Packed(nn.Module):
         if self.packs:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], how)
         return _activated(F.linear(x, self.weight, self.bias), self.act)
+
+
+class PackedConv(nn.Module):
+    """act(conv(x)) on rasters b d r c in fp32 or bf16, the filters likewise; what comes out has channels last.
+
+    In which blocks the kernel reads filters depends on the raster: they are laid out anew when its size changes.
+    """
+
+    def __init__(self, conv: nn.Conv2d, act: Fused = None) -> None:
+        super().__init__()
+        self.kernel_size, self.padding, self.act = conv.kernel_size, conv.padding, act
+        self.how = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        self.register_buffer("weight", conv.weight.detach())
+        self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
+        self.packed: tuple[torch.Size, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding, stride, dilation, groups = self.how
+        x = x.contiguous(memory_format=torch.channels_last)
+        if not packs(self.weight):
+            return _activated(F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups), self.act)
+        packed = self.packed
+        if packed is None or packed[0] != x.shape:
+            weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.how, list(x.shape))
+            self.packed = packed = x.shape, weight
+        name, approximation = self.act or ("none", "")
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, packed[1], self.bias, padding, stride, dilation, groups, name, [], approximation
+        )
+
+
+class PatchProduct(nn.Module):
+    """A convolution whose windows tile the raster, as the product that it is: b v r c -> b d r/p c/q.
+
+    What comes out has channels last.
+    """
+
+    def __init__(self, conv: nn.Conv2d, product: Product) -> None:
+        super().__init__()
+        self.kernel_size, self.padding = conv.kernel_size, conv.padding
+        self.product = product(conv.weight.flatten(1), conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p, q = self.kernel_size
+        rows, cols = x.shape[2] // p, x.shape[3] // q
+        patches = rearrange(x[..., : rows * p, : cols * q], "b v (r p) (c q) -> b r c (v p q)", p=p, q=q)
+        return rearrange(self.product(patches), "b r c d -> b d r c")
 
 
 class Quantised(nn.Module):
@@ -56,7 +105,7 @@ class Quantised(nn.Module):
         rounded = (weight / scale[:, None]).round_().to(torch.int8)
         self.weight = torch.ops.onednn.qlinear_prepack(rounded, [ROWS, weight.shape[1]])
         self.scale, self.zeros = scale, torch.zeros(len(scale), dtype=torch.int32)
-        self.bias = None if bias is None else bias.detach().float()
+        self.register_buffer("bias", None if bias is None else bias.detach().float())
         self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,4 +140,5 @@ def quantises() -> bool:
 def _activated(x: Tensor, act: Fused) -> Tensor:
     if act is None:
         return x
-    return F.relu_(x) if act[0] == "relu" else F.gelu(x, approximate=act[1])
+    name, how = act
+    return F.gelu(x, approximate=how) if name == "gelu" else F.relu_(x) if name == "relu" else F.silu(x)

@@ -75,7 +75,7 @@ def test_bfloat16_is_as_near_as_plain_bfloat16():
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_searches_find_the_same(width, monkeypatch):
     """Long enough for a small cache to be compacted and to grow; sentences leave one by one."""
-    monkeypatch.setattr("tessella.inference.COLUMNS", 8)
+    monkeypatch.setattr("tessella.inference_decoder.COLUMNS", 8)
     model, (source, _) = plain(), texts()
     fast = prepare(copy.deepcopy(model), "float32")
     how = Decoding(beam=width, nbest=min(width, 2))
