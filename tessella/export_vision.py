@@ -121,7 +121,8 @@ def state(layout: str, trained: Trained, out: Path) -> tuple[str, list[str]]:
     config = {"architecture": name or family(spec), "num_classes": len(names), "label_names": list(names)}
     files.write_json(out / "config.json", {**config, "pretrained_cfg": to_timm(image)})
     files.write_text(out / "labels.txt", "".join(f"{' '.join(name.split())}\n" for name in names))
-    return STATE.format(layout=layout.capitalize(), name=config["architecture"], low=layout), []
+    how = STATE.format(layout=layout.capitalize(), name=config["architecture"])
+    return how + (AGAIN.format(layout=layout, name=name) if name else ""), []
 
 
 FORMATS: dict[str, Callable[[RunFolder, Any, Path], list[str]]] = {
@@ -277,6 +278,8 @@ STATE = """# The weights of an image classifier with the names of {layout}'s cod
 
 `model.safetensors` is the state dict of a `{name}`: `model.load_state_dict(safetensors.torch.load_file(...))`.
 `config.json` says how images are prepared and what the classes are called.
+"""
 
-    tessella import model.safetensors --layout {low} --model {name} --labels labels.txt --out RUN
+AGAIN = """
+    tessella import model.safetensors --layout {layout} --model {name} --labels labels.txt --out RUN
 """
