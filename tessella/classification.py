@@ -31,6 +31,7 @@ from tessella.processes import launch, seed_all
 from tessella.recipes.named import to_yaml
 from tessella.recipes.vision import Classification
 from tessella.runs import RunFolder
+from tessella.schedules import Schedule
 from tessella.teacher import Remembered, Taught, Teacher
 from tessella.transfer import freeze, transfer
 
@@ -81,7 +82,8 @@ def train(
         say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
     lesson = lesson_of(recipe, model, images)
     loop = in_steps(recipe.loop, len(images.training), recipe.batch)
-    standing = learn(lesson, run, loop, recipe.optimizer, recipe.schedule, fabric)
+    schedule = in_time(recipe.schedule, loop, say if fabric.is_global_zero else lambda line: None)
+    standing = learn(lesson, run, loop, recipe.optimizer, schedule, fabric)
     if fabric.is_global_zero:
         say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
     return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
@@ -93,6 +95,16 @@ def in_steps(loop: LoopSpec, images: int, batch: int) -> LoopSpec:
         return loop
     batches = loop.epochs * max(1, images // batch)  # what is left of an epoch beside whole batches is left out
     return loop.replace(steps=-(-batches // (loop.accumulate * loop.devices)))
+
+
+def in_time(schedule: Schedule, loop: LoopSpec, say: Callable[[str], None]) -> Schedule:
+    """A schedule whose warm-up is over after a tenth of a training that is not four times as long."""
+    warmup = getattr(schedule, "warmup", 0)
+    if loop.steps is None or 4 * warmup <= loop.steps:
+        return schedule
+    shorter = max(1, loop.steps // 10)
+    say(f"the warm-up is {shorter} steps instead of {warmup}: the training has only {loop.steps}")
+    return schedule.replace(warmup=shorter)
 
 
 def lesson_of(recipe: Classification, model: nn.Module, images: Images) -> Lesson:

@@ -35,7 +35,10 @@ PLAIN = Augment()
 class Source(Protocol):
     """Where pictures come from: their labels (long, one a picture), and some of them at the size of the model."""
 
-    labels: Tensor
+    @property
+    def labels(self) -> Tensor:
+        """Long n."""
+        ...
 
     def cropped(self, indices: Sequence[int], augment: Augment, rng: np.random.Generator) -> Tensor:
         """Bytes b v r c, cropped as ``augment`` wants it; nothing else is done."""
