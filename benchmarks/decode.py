@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 
-from tessella.ct2 import ct2_spec
 from tessella.decode import Decoding, search
+from tessella.exporting.ct2 import ct2_spec
 from tessella.files import save_tensors, write_json
 from tessella.inference import prepare
 from tessella.positions import Sinusoidal

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from tessella.evaluate import Evaluation, evaluate, read_test_set
-from tessella.export import export_run
+from tessella.exporting.run import export_run
 from tessella.predict import load
 from tessella.scores import compare, moses_bleu
 

@@ -40,7 +40,7 @@ def load(path: str | Path, device: str = "auto", dtype: str = "float32") -> Any:
 def opened(path: str | Path) -> tuple[RunFolder, Recipe]:
     """The folder of a finished run, or of a public checkpoint (hf://owner/name), and its recipe."""
     if str(path).startswith("hf://"):
-        from tessella.importing import import_cached
+        from tessella.importing.checkpoint import import_cached
 
         path = import_cached(str(path))
     run = RunFolder.open(path)

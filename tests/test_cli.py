@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tessella import cli
+from tessella.cli import main as cli
 from tessella.predict import load
 
 WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "hund": "dog", "katze": "cat", "haus": "house"}

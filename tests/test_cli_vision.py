@@ -16,7 +16,7 @@ import pytest
 import tiny_vision as tiny
 from typer.testing import CliRunner
 
-from tessella.cli import app
+from tessella.cli.main import app
 from tessella.errors import InputError
 
 CLASSES = tiny.NAMES

@@ -13,8 +13,8 @@ from marian_folder import TEXT, write_model, write_text
 
 from tessella.decode import Decoding
 from tessella.errors import InputError
-from tessella.export import export_run
-from tessella.importing import import_run
+from tessella.exporting.run import export_run
+from tessella.importing.checkpoint import import_run
 from tessella.models import EncoderDecoder
 from tessella.positions import Learned, NoPositions, Sinusoidal
 from tessella.predict import load

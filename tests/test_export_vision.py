@@ -14,13 +14,13 @@ from test_import_vision import as_trained
 from tiny_vision import NAMES, picture, run_folder
 
 from tessella.errors import InputError
-from tessella.export import export_run
+from tessella.exporting.run import export_run
 from tessella.heads import Classes, Distilled
-from tessella.importing import import_run
+from tessella.importing.checkpoint import import_run
+from tessella.importing.preprocessors import from_timm
 from tessella.models import Encoder
 from tessella.positions import NoGrid
 from tessella.predict import opened, plain_classifier
-from tessella.preprocessors import from_timm
 from tessella.recipes.named import to_yaml
 from tessella.runs import RunFolder
 from tessella.stems.patches import Pixels

@@ -18,9 +18,9 @@ from vision_folders import CONFIGS, NAMES, scrambled, write_checkpoint
 from tessella import files
 from tessella.data.pixels import Preprocess, fitted, normalised
 from tessella.errors import InputError
-from tessella.importing import import_run
+from tessella.importing.checkpoint import import_run
+from tessella.importing.preprocessors import KINDS, from_timm, from_transformers, to_timm, to_transformers
 from tessella.predict import load, opened
-from tessella.preprocessors import KINDS, from_timm, from_transformers, to_timm, to_transformers
 from tessella.runs import RunFolder
 from tessella.weights import untranslate
 from tessella.zoo.catalog import CARDS, model_spec

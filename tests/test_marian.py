@@ -13,8 +13,8 @@ from marian_folder import write_model, write_text
 from tessella.decode import Decoding, search
 from tessella.errors import InputError
 from tessella.files import read_json, read_tensors, save_tensors
-from tessella.importing import import_cached, import_run
-from tessella.importing_marian import import_marian, marian_codec
+from tessella.importing.checkpoint import import_cached, import_run
+from tessella.importing.marian import import_marian, marian_codec
 from tessella.models import EncoderDecoder
 from tessella.predict import load
 from tessella.runs import RunFolder

@@ -15,9 +15,9 @@ import torch
 from test_export_vision import distilled, finished, ours, trunked
 from tiny_vision import NAMES, encoded, picture
 
-from tessella import to_onnx
 from tessella.errors import InputError
-from tessella.export import export_run
+from tessella.exporting import to_onnx
+from tessella.exporting.run import export_run
 from tessella.runs import RunFolder
 
 RUNS = {
@@ -29,8 +29,8 @@ RUNS = {
 }
 EXPORT = """
 import sys
-from tessella import to_onnx
-from tessella.export import export_run
+from tessella.exporting import to_onnx
+from tessella.exporting.run import export_run
 for run, out in zip(sys.argv[1::2], sys.argv[2::2]):
     to_onnx.LARGEST = 1000 if out.endswith("big.onnx") else 2**30
     export_run(run, "onnx", out, print)

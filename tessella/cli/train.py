@@ -1,0 +1,148 @@
+"""Cli, training: check data, train on it, and list and read what there is to train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tessella.cli.options import CLASSIFIERS, ImageColumn, LabelColumn, Size, Threads, say, use_threads
+from tessella.errors import InputError
+
+
+def train(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A task, a recipe's name or a .yaml file; see `tessella recipes`.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder or table with the training data.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder to write.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run, exactly where it stopped.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Go through the data so many times.", min=1)] = None,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field: --set model.encoder.depth=4. May be repeated.")
+    ] = None,
+    devices: Annotated[int | None, typer.Option(help="Processes to train with, one device each.", min=1)] = None,
+    threads: Threads = None,
+    model: Annotated[
+        str | None, typer.Option(help="A name of `tessella models`.", rich_help_panel=CLASSIFIERS)
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="Begin with this run's weights; its head only if the classes are the same.",
+                     metavar="RUN", rich_help_panel=CLASSIFIERS),
+    ] = None,
+    freeze: Annotated[
+        bool, typer.Option("--freeze", help="Only the head learns.", rich_help_panel=CLASSIFIERS)
+    ] = False,
+    teacher: Annotated[
+        str | None, typer.Option(help="Learn from this run, too.", metavar="RUN", rich_help_panel=CLASSIFIERS)
+    ] = None,
+    image_size: Size = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1, rich_help_panel=CLASSIFIERS)] = None,
+) -> None:  # fmt: skip
+    """Train a model by a recipe, with progress, validation and checkpoints; Ctrl-C stops it safely."""
+    from tessella import tasks
+    from tessella.recipes.vision import ClassifierOptions
+
+    use_threads(threads)
+    wanted = [f"batch={batch}"] if batch else []
+    wanted += [f"loop.epochs={epochs}", "loop.steps=null"] if epochs else []
+    wanted += [*(changes or []), *([f"loop.devices={devices}"] if devices else [])]
+    options = ClassifierOptions(model, image_size, start, freeze, teacher)
+    if resume is not None:
+        if recipe or out or options != ClassifierOptions() or batch:
+            raise InputError("--resume takes recipe, model and output folder from the run; leave them out")
+        tasks.resume(resume, data, wanted, say)
+    else:
+        if recipe is None or data is None or out is None:
+            raise InputError("train needs a recipe, --data and --out (or --resume RUN); see `tessella recipes`")
+        tasks.train(recipe, data, out, wanted, say, options)
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="A folder of class folders, a table, or IDX files.", show_default=False)],
+    image: ImageColumn = "image",
+    label: LabelColumn = "label",
+    smallest: Annotated[int, typer.Option(help="Pictures of fewer rows or columns cannot be used.", min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every name.")] = False,
+) -> None:
+    """List everything that is wrong with a set of pictures before training; exit code 1 if training would refuse."""
+    from tessella.data.albums import PictureColumns
+    from tessella.data.preflight import preflight
+
+    findings = preflight(data, PictureColumns(image=image, label=label), minimum=(smallest, smallest))
+    if not as_json:
+        typer.echo(findings.render())
+    else:
+        splits = {
+            part.title: {
+                "pictures": len(part.pictures),
+                "set aside": len(part.quarantine),
+                "classes": dict(zip(findings.classes, part.pictures.counts.tolist(), strict=True)),
+            }
+            for part in findings.parts
+        }
+        told = {"data": str(data), "fatal": findings.fatal, "splits": splits, "fine": findings.fine}
+        told["problems"] = [problem._asdict() for problem in findings.problems]
+        typer.echo(json.dumps(told, ensure_ascii=False, indent=1))
+    if findings.fatal:
+        raise typer.Exit(1)
+
+
+def recipes() -> None:
+    """List what can be trained, one line each."""
+    from tessella.recipes.named import RECIPES, about
+
+    width = max(map(len, RECIPES))
+    for name in RECIPES:
+        typer.echo(f"{name:<{width}}  {about(name)}")
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
+) -> None:
+    """List the models of the zoo: parameters, multiply-adds, published accuracy, licence of the published weights."""
+    from tessella.zoo.catalog import MODELS, VOCAB, listing
+
+    named = [name for name in MODELS if pattern in name]
+    if not named:
+        raise InputError(f"no model's name contains '{pattern}'")
+    width = max(map(len, named))
+    typer.echo(f"{'name':<{width}}  {'parameters':>11}   {'MACs':>8}  {'top-1':<10}  licence of weights")
+    sources: list[str] = []
+    text = False
+    for row in listing(pattern):
+        card, macs, top1 = row.card, f"{row.macs / 1e9:.2f} G" if row.macs else "–", "–"
+        text |= card is None
+        if card and card.top1:
+            sources += [] if card.source in sources else [card.source]
+            top1 = f"{card.top1:.2f} [{sources.index(card.source) + 1}]"
+        line = f"{row.name:<{width}}  {row.parameters:>11,}{' ' if card else '*'}  {macs:>8}  {top1:<10}"
+        typer.echo(f"{line}  {(card and card.licence) or '–'}")
+    if sources:
+        typer.echo("MACs: multiply-adds of one image. top-1: ImageNet-1k, percent, as published by")
+    for number, source in enumerate(sources, 1):
+        typer.echo(f"  [{number}] {source}")
+    if text:
+        typer.echo(f"* with one joint vocabulary of {VOCAB:,} pieces")
+
+
+def story(name: Annotated[str, typer.Argument(help="A model of the zoo; see `tessella models`.")]) -> None:
+    """Print a whole model's source on one page, lowest part first."""
+    from tessella.story import story as told
+
+    typer.echo(told(name))
+
+
+def demo(
+    chapter: Annotated[str | None, typer.Argument(help="One chapter; all of them if left out.")] = None,
+    out: Annotated[Path, typer.Option(help="Where runs and report go.")] = Path("runs/demo"),
+    threads: Threads = None,
+) -> None:
+    """Train, score, use and draw small models on data that comes along, offline; writes OUT/report.html."""
+    from tessella.demo.chapters import tell
+
+    use_threads(threads)
+    tell(chapter, out, say)

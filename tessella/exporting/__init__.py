@@ -1,0 +1,1 @@
+"""Exporting: runs become other libraries' files."""
