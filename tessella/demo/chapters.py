@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tessella.demo.dates_chapter import dates
+from tessella.demo.digits_chapter import digits
 from tessella.errors import InputError, did_you_mean
 from tessella.report import Report
 
-CHAPTERS: dict[str, Callable[[Report, Path, Callable[[str], None]], None]] = {"dates": dates}
+CHAPTERS: dict[str, Callable[[Report, Path, Callable[[str], None]], None]] = {"dates": dates, "digits": digits}
 """Name -> (report, folder for data and runs, say): trains, and writes its chapter into the report."""
 
 
