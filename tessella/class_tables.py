@@ -84,7 +84,7 @@ def confusions(one: Judged) -> Table | None:
     counts, names = np.array(one.report.confusion), one.classifier.classes
     if len(names) <= MATRIX:
         told = "confusions: rows are the images, columns the answers"
-        table = Table(title=told, caption=escape(one.run), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(title=told, caption=escape(one.run), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=len(told))
         table.add_column("", no_wrap=True, max_width=14)
         for name in names:
             table.add_column(escape(name), justify="right", no_wrap=True, max_width=5)

@@ -200,5 +200,5 @@ def _bars(axes: Axes, found: Looked) -> None:
     for place, (name, share) in enumerate(found.answers):
         axes.text(0.0, place - 0.34, _short(name), ha="left", va="bottom", fontsize=8.5, **writing())
         axes.text(1.0, place - 0.34, f"{share:.1%}", ha="right", va="bottom", fontsize=8.5, color=FAINT)
-    axes.set(xlim=(0, 1), ylim=(len(shares) - 0.5, -0.9))
+    axes.set(xlim=(0, 1), ylim=(max(len(shares), 5) - 0.5, -0.9))  # two classes have bars as thin as five
     axes.set_axis_off()
