@@ -102,8 +102,9 @@ def chosen(recipe: Classification, options: ClassifierOptions) -> Classification
             image = image.replace(mean=card.mean, std=card.std, interpolation=card.interpolation)
     elif options.image_size is not None:
         size = (options.image_size, options.image_size)
-        image, stem = image.replace(size=size), getattr(model, "stem", None)
-        if hasattr(stem, "size"):
+        image = image.replace(size=size)
+        stem = getattr(model, "stem", None)
+        if stem is not None and hasattr(stem, "size"):
             model = model.replace(stem=stem.replace(size=size))
     teacher = Teacher(run=options.teacher) if options.teacher else recipe.teacher
     crop = "pad" if min(image.size) <= SMALL else "resized"
