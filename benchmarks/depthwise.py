@@ -1,6 +1,6 @@
 """The gradient of a strided depthwise convolution in bf16 on a CPU: torch's own against tessella's, in one run.
 
-    python benchmarks/depthwise.py --threads 1
+python benchmarks/depthwise.py --threads 1
 """
 
 from __future__ import annotations
