@@ -160,7 +160,7 @@ def write_scores(chapter: Chapter, found: Grid, seconds: Mapping[str, float], sp
     )
     sizes = list(next(iter(found.values())))
     chapter.table(
-        ["system", "parameters", "seconds", *(f"{n:,} images" for n in sizes), "95 %, all images"],
+        ["system", "parameters", "seconds", *(f"{n:,} images" for n in sizes), "95 % interval"],
         [
             [
                 system.name,
@@ -171,6 +171,7 @@ def write_scores(chapter: Chapter, found: Grid, seconds: Mapping[str, float], sp
             ]
             for system in SYSTEMS
         ],
+        "Seconds and the interval (bootstrap over the test) are of learning from all images.",
     )
     right = {name: {n: one.right for n, one in runs.items()} for name, runs in found.items()}
     chapter.heading("What convolution brings along")
@@ -218,8 +219,8 @@ def write_answers(chapter: Chapter, found: Grid, say: Callable[[str], None]) -> 
     sure = softmax(vit.logits.astype(float)).max(axis=1)
     unsure = [i for i in np.argsort(sure, kind="stable").tolist() if vit.right[i]][:SHOWN]
     for told, chosen in (
-        (f"Wrong, and the {VIT.name} was sure", vit.mistakes(SHOWN)),
-        ("Right, but only just", unsure),
+        (f"The {VIT.name}'s surest mistakes", vit.mistakes(SHOWN)),
+        (f"Right, but the {VIT.name} was not sure", unsure),
     ):
         if chosen:
             chapter.heading(told)
