@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -66,6 +66,7 @@ def answers(share: float, n: int = 600) -> np.ndarray:
 shares = st.floats(0.0, 1.0)
 
 
+@settings(max_examples=40, deadline=None)
 @given(shares, shares, shares, shares)
 def test_what_is_said_of_the_bias_follows_the_numbers(few_conv, few_vit, many_conv, many_vit):
     conv, vit = {50: answers(few_conv), 900: answers(many_conv)}, {50: answers(few_vit), 900: answers(many_vit)}
@@ -82,6 +83,7 @@ def test_what_is_said_of_the_bias_follows_the_numbers(few_conv, few_vit, many_co
     assert f"{conv[900].mean():.1%}" in told
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(shares, shares), min_size=1, max_size=4))
 def test_what_is_said_of_the_teacher_follows_the_numbers(pairs):
     alone = {100 * (i + 1): answers(one) for i, (one, _) in enumerate(pairs)}
@@ -109,10 +111,10 @@ def test_drawings_show_what_they_are_given():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(digits, "SIZES", {"val": 10, "test": 40})
+    monkeypatch.setattr(digits, "SIZES", {"val": 10, "test": 30})
     monkeypatch.setattr(digits_chapter, "digit_splits", lambda: digit_splits(train=60))
     monkeypatch.setattr(digits_chapter, "SIZES", (30, None))
-    monkeypatch.setattr(digits_chapter, "STEPS", 4)
+    monkeypatch.setattr(digits_chapter, "STEPS", 2)
 
 
 def test_the_digits_chapter_from_data_to_page(quick, tmp_path):
@@ -120,7 +122,7 @@ def test_the_digits_chapter_from_data_to_page(quick, tmp_path):
     out = tmp_path / "demo"
     page = chapters.tell("digits", out, said.append).read_text()
     for system in digits_chapter.SYSTEMS:
-        assert sum(line.startswith(f"{system.name}: ") and "of 40 unseen" in line for line in said) == 2
+        assert sum(line.startswith(f"{system.name}: ") and "of 30 unseen" in line for line in said) == 2
     for part in ("30 images", "60 images", "What convolution brings along", "What a teacher passes on", "rollout"):
         assert part in page, part
     assert page.count("<svg") >= 6, "the curve, looks of two systems and three matrices are drawn"
