@@ -30,7 +30,7 @@ import torch
 from tessella.decode import Decoding, search
 from tessella.exporting.ct2 import ct2_spec
 from tessella.files import save_tensors, write_json
-from tessella.inference import prepare
+from tessella.inference.prepare import prepare
 from tessella.positions import Sinusoidal
 from tessella.predict import filled
 from tessella.runs import RunFolder

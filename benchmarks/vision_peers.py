@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tessella.inference import prepare
+from tessella.inference.prepare import prepare
 from tessella.lesson import Lesson
 from tessella.loop import LoopSpec
 from tessella.objectives import Classify

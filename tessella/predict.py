@@ -12,7 +12,7 @@ from torch import nn
 
 from tessella.classifier import Classifier
 from tessella.errors import InputError
-from tessella.inference import prepare
+from tessella.inference.prepare import prepare
 from tessella.models import Model
 from tessella.recipes.named import from_yaml
 from tessella.recipes.recipe import Recipe

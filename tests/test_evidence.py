@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tessella.data.pixels import Preprocess
 from tessella.errors import InputError
 from tessella.evidence import Layer, look, on_picture, rollout, spread
-from tessella.inference import prepare
+from tessella.inference.prepare import prepare
 from tessella.windows import tiling
 
 CPU = torch.device("cpu")

@@ -7,12 +7,12 @@ import copy
 import pytest
 import torch
 
-from tessella import products
 from tessella.attention import watch
 from tessella.blocks import ACTIVATIONS
 from tessella.decode import Decoding, _largest, _normaliser, search
 from tessella.errors import InputError
-from tessella.inference import prepare
+from tessella.inference import products
+from tessella.inference.prepare import prepare
 from tessella.models import EncoderDecoder
 from tessella.stems.words import Words
 from tessella.trunks.plain import Plain, PlainDecoder
@@ -75,7 +75,7 @@ def test_bfloat16_is_as_near_as_plain_bfloat16():
 @pytest.mark.parametrize("width", [1, 2, 5])
 def test_searches_find_the_same(width, monkeypatch):
     """Long enough for a small cache to be compacted and to grow; sentences leave one by one."""
-    monkeypatch.setattr("tessella.inference_decoder.COLUMNS", 8)
+    monkeypatch.setattr("tessella.inference.decoder.COLUMNS", 8)
     model, (source, _) = plain(), texts()
     fast = prepare(copy.deepcopy(model), "float32")
     how = Decoding(beam=width, nbest=min(width, 2))
@@ -152,7 +152,7 @@ def test_every_activation_stays_what_it_is(activation, dtype):
 
 
 def test_without_the_private_operations_it_is_slower_and_equal(monkeypatch):
-    monkeypatch.setattr("tessella.products.packs", lambda weight: False)
+    monkeypatch.setattr("tessella.inference.products.packs", lambda weight: False)
     model, (source, target) = plain(), texts()
     with torch.inference_mode():
         expected = model(source, target)
@@ -172,7 +172,7 @@ def test_in_int8_no_row_depends_on_another():
 def test_a_dtype_that_is_not_there_is_refused(monkeypatch):
     with pytest.raises(InputError, match="no dtype 'int4'; known: float32, bfloat16, int8"):
         prepare(plain(), "int4")
-    monkeypatch.setattr("tessella.inference.quantises", lambda: False)
+    monkeypatch.setattr("tessella.inference.prepare.quantises", lambda: False)
     with pytest.raises(InputError, match="int8 needs a processor"):
         prepare(plain(), "int8")
 

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tessella import products
 from tessella.attention import Dot, watch
-from tessella.heads import Classes
-from tessella.inference import prepare
-from tessella.inference_attention import PowerDot, powers
+from tessella.heads import Classes, Distilled
+from tessella.inference import products
+from tessella.inference.attention import PowerDot, powers
+from tessella.inference.prepare import prepare
 from tessella.models import Encoder
 from tessella.stems.patches import Patches, Pixels, Raster
 from tessella.trunks.bit import BiT
@@ -42,6 +42,8 @@ ENTRY = Entry(width=16, size=3, stride=2, pool="max")
 FAMILIES = {
     "vit": vit(),
     "vit quick-gelu": vit("quick-gelu", "mean"),
+    "deit": Encoder(stem=Patches(dim=32, patch=8, size=(32, 32), special=2), trunk=vit().trunk,
+                    head=Distilled(dim=32, classes=7)),
     "swin": classifier(Raster(dim=16), Swin(dim=16, depths=(2, 2), heads=(1, 2), windows=(4, 4))),
     "swin, padded": classifier(Raster(dim=16), Swin(dim=16, depths=(2, 2), heads=(1, 2), windows=(3, 3))),
     "cvt": classifier(Pixels(), Cvt(widths=(16, 32), depths=(1, 2), heads=(1, 2), kernels=(7, 3), strides=(4, 2),
@@ -140,7 +142,7 @@ def test_no_norm_is_left_beside_a_convolution():
 
 
 def test_without_the_private_operations_it_is_slower_and_equal(monkeypatch):
-    monkeypatch.setattr("tessella.products.packs", lambda weight: False)
+    monkeypatch.setattr("tessella.inference.products.packs", lambda weight: False)
     for family in ("vit quick-gelu", "cvt", "resnet"):
         model = strong(FAMILIES[family])
         with torch.inference_mode():
@@ -156,7 +158,7 @@ def test_powers_are_softmax(n, m, heads, w, room):
     bias = torch.randn(w * heads, n, m)
     scores = torch.einsum("bhnd,bhmd->bhnm", q, k) * math.log(2) + bias.view(w, heads, n, m).repeat(4 // w, 1, 1, 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tessella.inference_attention.ROOM", room)
+        patch.setattr("tessella.inference.attention.ROOM", room)
         found = powers(q, k, v, bias.exp())
     assert found is not None and torch.allclose(found, scores.softmax(-1) @ v, atol=1e-5)
 
@@ -170,3 +172,21 @@ def test_scores_that_would_overflow_or_vanish_are_computed_as_ever(kind, size):
     assert powers(q, k, v) is None
     expected = Dot(scale=math.log(2))(q.float(), k.float(), v.float())
     assert (PowerDot()(q, k, v).float() - expected).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(("name", "count"), [("vit", 1), ("deit", 2), ("cvt", 1)])
+def test_a_last_block_computes_what_is_read(name, count):
+    """Class tokens only; all tokens while somebody watches."""
+    model = prepare(strong(FAMILIES[name]))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        few = model.features(images)
+        with watch(model):
+            all_of_them = model.features(images)
+    assert few.x.shape[1] == count and all_of_them.x.shape[1] > count
+    torch.testing.assert_close(few.x, all_of_them.x[:, :count], atol=1e-4, rtol=1e-4)
+
+
+def test_a_mean_needs_every_token():
+    with torch.no_grad():
+        assert prepare(strong(FAMILIES["vit quick-gelu"])).features(torch.randn(1, 3, 32, 32)).x.shape[1] > 2

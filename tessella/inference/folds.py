@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from tessella.attention import Attention
 from tessella.blocks import STEEPNESS, FeedForward, QuickGELU
 from tessella.depthwise import Depthwise
-from tessella.inference_attention import powered
+from tessella.inference.attention import powered
 from tessella.trunks.bit import EPS, Standardised
 from tessella.trunks.convnet import Layer
 from tessella.trunks.cvt import Nearby

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tessella.attention import Attention, Dot
-from tessella.products import Product
+from tessella.inference.products import Product
 from tessella.windows import RelativeDot
 
 KEYS_UP_TO = 1024

@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from tessella.attention import causal_mask, key_mask
-from tessella.inference_attention import turned
+from tessella.inference.attention import turned
 from tessella.state import State
 from tessella.tokens import Tokens
 

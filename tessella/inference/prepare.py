@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from tessella.attention import Attention
 from tessella.blocks import Block, FeedForward
 from tessella.errors import InputError
 from tessella.heads import NextWordHead
-from tessella.inference_attention import PreparedAttention
-from tessella.inference_decoder import PreparedDecoder
-from tessella.inference_folds import folded
-from tessella.products import FUSED, Packed, PackedConv, PatchProduct, Product, Quantised, quantises
+from tessella.inference.attention import PreparedAttention
+from tessella.inference.decoder import PreparedDecoder
+from tessella.inference.folds import folded
+from tessella.inference.last import LastBlock, shortened
+from tessella.inference.products import FUSED, Packed, PackedConv, PatchProduct, Product, Quantised, quantises
+from tessella.models import EncoderModel
 from tessella.trunks.convnet import Layer, Residual
 from tessella.trunks.plain import PlainDecoderTrunk
 
@@ -106,6 +109,11 @@ def _layer(module: Any, product: Product) -> nn.Module:
     return _inside(module, product)
 
 
+def _encoder(module: Any, product: Product) -> nn.Module:
+    shortened(module, product, partial(_rewritten, product=product))
+    return _inside(module, product)
+
+
 def _residual(module: Any, product: Product) -> nn.Module:
     return PreparedResidual(_inside(module, product))
 
@@ -122,6 +130,8 @@ class PreparedResidual(nn.Module):
 
 
 RULES: dict[type[nn.Module], Callable[[Any, Product], nn.Module]] = {
+    EncoderModel: _encoder,
+    LastBlock: lambda module, product: module,  # made of rewritten parts
     nn.Linear: _linear,
     nn.Conv2d: _conv,
     NextWordHead: _linear,

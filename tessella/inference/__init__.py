@@ -1,0 +1,1 @@
+"""Inference: trained models rewritten for speed."""
