@@ -54,7 +54,7 @@ class Spec(BaseModel):
         try:
             return type(self).model_validate(data)
         except ValidationError as error:
-            raise InputError(_explain(error)) from None
+            raise InputError(explain(error)) from None
 
 
 KINDS: dict[str, type[Spec]] = {}
@@ -95,7 +95,7 @@ def from_dict(data: Mapping[str, Any], expected: type[S] | None = None) -> S:
             return expected.model_validate(data)
         made = revive(data)
     except ValidationError as error:
-        raise InputError(_explain(error)) from None
+        raise InputError(explain(error)) from None
     if expected is not None and not isinstance(made, expected):
         raise InputError(f"'{made.kind}' is not usable here; expected {_role(expected)}")
     return made  # pyright: ignore[reportReturnType]  # `expected` was checked above
@@ -140,7 +140,8 @@ def _literal(text: str) -> Any:
         return text
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """What is wrong, where, and with what value, in one line."""
     lines = []
     for item in error.errors():
         where = ".".join(str(p) for p in item["loc"]) or error.title

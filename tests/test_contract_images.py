@@ -102,6 +102,11 @@ def test_other_sizes_work_or_say_why_not(name):
         assert out.shape == (1, CLASSES)
 
 
+def test_what_cannot_be_built_is_one_line():
+    with pytest.raises(InputError, match="'vit_base_patch16_224' cannot be so: an image of 100 x 100 pixels"):
+        model_spec("vit_base", {"image_size": 100})
+
+
 def test_multiply_adds_grow_with_the_image(name):
     spec, side = model_spec(name, {"classes": CLASSES}), CARDS[name].size
     one, four = (multiply_adds(spec, (1, channels(spec), n, n)) for n in (side, 2 * side))

@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
 from torch import nn
 
 from tessella.errors import InputError, did_you_mean
 from tessella.models import Model
+from tessella.spec import explain
 from tessella.zoo import bit, cvt, deit, regnet, resnet, swin, vgg, vit
 from tessella.zoo.card import Card
 from tessella.zoo.counts import multiply_adds, parameters
@@ -70,7 +72,10 @@ def model_spec(name: str, options: dict[str, Any]) -> Model:
     missing = [n for n, p in known.items() if p.default is p.empty and n not in options]
     if missing:
         raise InputError(f"'{name}' needs {', '.join(missing)}")
-    return make(**options)
+    try:
+        return make(**options)
+    except ValidationError as error:
+        raise InputError(f"'{name}' cannot be so: {explain(error)}") from None
 
 
 class Listed(NamedTuple):
