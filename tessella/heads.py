@@ -65,9 +65,34 @@ class VGGClasses(Head):
         return VGGClassesHead(self)
 
 
+@spec("embed")
+class Embed(Head):
+    """A vector for a whole input, in the space that two towers share (Radford et al. 2021, fig. 3).
+
+    pool: the first token, the mean of the raster's, or the last kept one (the end of a text).
+    """
+
+    dim: int
+    width: int = Field(512, ge=1)
+    pool: Literal["first", "mean", "last"] = "first"
+    bias: bool = False
+
+    def build(self) -> EmbedHead:
+        return EmbedHead(self)
+
+
+def last(tokens: Tokens) -> Tensor:
+    """The last kept token of each: b n d -> b d."""
+    if tokens.keep is None:
+        return tokens.x[:, -1]
+    ends = tokens.keep.long().cumsum(dim=1).argmax(dim=1)
+    return tokens.x[torch.arange(tokens.x.shape[0], device=ends.device), ends]
+
+
 POOLS: dict[str, Callable[[Tokens], Tensor]] = {
     "first": lambda tokens: tokens.x[:, 0],
     "mean": lambda tokens: raster(tokens).mean(dim=1),
+    "last": last,
 }
 """How b n d becomes b d."""
 
@@ -105,6 +130,21 @@ class DistilledHead(nn.Module):
     def each(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """The logits of the class token, which learns from labels, and of the other, which learns from a teacher."""
         return self.scores(tokens.x[:, 0]), self.distilled(tokens.x[:, 1])
+
+
+class EmbedHead(nn.Module):
+    """Tokens -> b width, not normalised."""
+
+    def __init__(self, s: Embed):
+        super().__init__()
+        self.pool = s.pool
+        self.project = nn.Linear(s.dim, s.width, bias=s.bias)
+        nn.init.normal_(self.project.weight, 0, s.dim**-0.5)
+        if s.bias:
+            nn.init.zeros_(self.project.bias)
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        return self.project(POOLS[self.pool](tokens))
 
 
 class VGGClassesHead(nn.Module):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
-from pydantic import model_validator
+import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tessella.errors import InputError
 from tessella.heads import Head, NextWord
@@ -139,3 +142,85 @@ class EncoderDecoderModel(nn.Module):
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Teacher forced: source b n, target b m beginning with bos -> logits b m v, row t predicting word t+1."""
         return self.head(self.features(target, self.begin(self.encode(source)))[0])
+
+
+@spec("towers")
+class Towers(Model):
+    """Two inputs into one space, where what belongs together is close (Radford et al. 2021, fig. 3).
+
+    image, text: encoders of any kind, each ending in a vector of the same width.
+    scale: what cosines are multiplied by at first (1 / temperature); learned, and never above `largest` (sec. 2.5).
+    bias: added to scaled cosines, learned from this value on (Zhai et al. 2023, SigLIP); None for none.
+    """
+
+    image: Part[Model]
+    text: Part[Model]
+    scale: float = Field(1 / 0.07, ge=1)
+    largest: float = Field(100.0, ge=1)
+    bias: float | None = None
+
+    @model_validator(mode="after")
+    def _one_space(self):
+        left, right = (getattr(getattr(tower, "head", None), "width", None) for tower in (self.image, self.text))
+        if left is None or right is None:
+            raise InputError("a tower is an 'encoder' whose head gives a vector, such as 'embed'")
+        same("image.head.width", left, "text.head.width", right)
+        if self.scale > self.largest:
+            raise InputError(f"scale is {self.scale:g}, above the largest allowed, {self.largest:g}")
+        return self
+
+    def build(self) -> TowersModel:
+        return TowersModel(self)
+
+
+class TowersModel(nn.Module):
+    """image -> [image tower] -> normalised \\
+                                            scale * cosine + bias
+    text  -> [text tower]  -> normalised /
+    """
+
+    def __init__(self, s: Towers):
+        super().__init__()
+        self.image = s.image.build()
+        self.text = s.text.build()
+        self.largest = s.largest
+        self.log_scale = nn.Parameter(torch.tensor(math.log(s.scale)))
+        self.bias = None if s.bias is None else nn.Parameter(torch.tensor(float(s.bias)))
+
+    def embed_image(self, image: Tensor) -> Tensor:
+        """What the image tower takes (b v r c) -> b e, float32, of length 1."""
+        return F.normalize(self.image(image).float(), dim=-1)
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """long b n -> b e, float32, of length 1."""
+        return F.normalize(self.text(ids).float(), dim=-1)
+
+    @property
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by, from 1 to `largest`."""
+        return _Held.apply(self.log_scale.float(), 0.0, math.log(self.largest)).exp()
+
+    def logits(self, image: Tensor, text: Tensor) -> Tensor:
+        """Embeddings b e and m e -> b m."""
+        scores = self.scale * image @ text.transpose(0, 1)
+        return scores if self.bias is None else scores + self.bias
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        """Images b v r c and ids m n -> logits b m of every image with every text."""
+        return self.logits(self.embed_image(image), self.embed_text(text))
+
+
+class _Held(torch.autograd.Function):
+    """A number held between bounds; at a bound, only a gradient that leads back inside passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high), (gradient,) = ctx.saved_tensors, ctx.bounds, gradients
+        outward = ((x >= high) & (gradient < 0)) | ((x <= low) & (gradient > 0))
+        return gradient.masked_fill(outward, 0.0), None, None

@@ -68,6 +68,7 @@ class CopiedWeights(Weights):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         kept = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
+        kept |= {id(p) for p in model.parameters() if not p.dim()}  # lone numbers, such as a temperature
         self._copied = [p for p in model.parameters() if p.dtype == torch.float32 and id(p) not in kept]
         whole = torch.empty(sum(p.numel() for p in self._copied), dtype=torch.bfloat16, device=_device(self._copied))
         parts = whole.split([p.numel() for p in self._copied])

@@ -176,9 +176,14 @@ def cifar10_cvt() -> Classification:
 
 def fashion_mnist() -> Classification:
     """Fashion-MNIST (IDX files) with a small CvT."""
-    base = _cifar10("cvt_micro", steps=4_600, peak=1.5e-3, channels=1)
+    base = _cifar10("cvt_nano", steps=14_000, peak=1.5e-3, channels=1)
     image = Preprocess(size=(28, 28), channels=1, mean=(0.286,), std=(0.353,), crop=1.0)
-    return base.replace(image=image, data=LabelledImages(held_out=0.04, classes=FASHION))
+    return base.replace(
+        image=image,
+        augment=base.augment.replace(padding=2),
+        data=LabelledImages(held_out=0.04, classes=FASHION),
+        loop=base.loop.replace(ema=0.999),
+    )
 
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

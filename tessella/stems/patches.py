@@ -31,6 +31,10 @@ class Patches(Stem):
     special: int = Field(1, ge=0)
     positions: Part[GridPositions] = LearnedGrid()
     dropout: float = 0.0
+    bias: bool = True
+    """A learned bias of the linear layer."""
+    norm: float | None = Field(None, gt=0)
+    """Epsilon of a LayerNorm behind the positions, as in CLIP; None for no such norm."""
 
     @model_validator(mode="after")
     def _patches_tile(self):
@@ -74,11 +78,12 @@ class PatchesStem(nn.Module):
 
     def __init__(self, s: Patches):
         super().__init__()
-        self.patch = nn.Conv2d(s.channels, s.dim, s.patch, s.patch)
+        self.patch = nn.Conv2d(s.channels, s.dim, s.patch, s.patch, bias=s.bias)
         self.special = nn.Parameter(torch.empty(s.special, s.dim))
         nn.init.trunc_normal_(self.special, std=0.02)
         self.positions = s.positions.build(s.dim, s.grid, s.special)
         self.drop = Dropout(s.dropout)
+        self.norm = nn.Identity() if s.norm is None else nn.LayerNorm(s.dim, s.norm)
 
     def forward(self, image: Tensor) -> Tokens:
         check_tiles(image.shape[-2:], self.patch.kernel_size[0])
@@ -86,7 +91,7 @@ class PatchesStem(nn.Module):
         grid = raster.shape[2], raster.shape[3]
         special = self.special.to(raster.dtype).expand(image.shape[0], -1, -1)
         x = torch.cat([special, rearrange(raster, "b d r c -> b (r c) d")], dim=1)
-        return Tokens(self.drop(self.positions(x, grid)), grid=grid)
+        return Tokens(self.norm(self.drop(self.positions(x, grid))), grid=grid)
 
 
 class RasterStem(nn.Module):

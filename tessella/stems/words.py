@@ -31,17 +31,19 @@ class Words(Stem):
     """What embeddings are multiplied by; None: sqrt(dim), as in the paper."""
     dropout: float = 0.1
     pad: int = 0
+    end: int | None = None
+    """The id that ends a text, for vocabularies without a padding of their own: what follows the first is not kept."""
 
     def build(self) -> WordsStem:
         return WordsStem(self)
 
 
 class WordsStem(nn.Module):
-    """long b n -> Tokens b n d; ids equal to pad are not kept."""
+    """long b n -> Tokens b n d; ids equal to pad are not kept, or with `end` those after the first end."""
 
     def __init__(self, s: Words):
         super().__init__()
-        self.pad = s.pad
+        self.pad, self.end = s.pad, s.end
         self.scale = s.dim**0.5 if s.scale is None else s.scale
         self.embedding = nn.Embedding(s.vocab, s.dim)
         nn.init.normal_(self.embedding.weight, 0, s.dim**-0.5)
@@ -51,4 +53,11 @@ class WordsStem(nn.Module):
     def forward(self, ids: Tensor, start: int = 0) -> Tokens:
         """start: the position of the first id, when earlier ones were read before."""
         x = self.positions(self.embedding(ids) * self.scale, start)
-        return Tokens(self.drop(x), keep=ids != self.pad)
+        return Tokens(self.drop(x), keep=self.kept(ids))
+
+    def kept(self, ids: Tensor) -> Tensor:
+        """long b n -> bool b n: which ids are of the text."""
+        if self.end is None:
+            return ids != self.pad
+        ends = ids == self.end
+        return ends.cumsum(dim=1) - ends.long() == 0

@@ -1,4 +1,4 @@
-"""Plain: the Transformer's stacks, an encoder and a causal decoder, of one kind of block."""
+"""Plain: the Transformer's stacks, encoders and a causal decoder, of one kind of block."""
 
 from __future__ import annotations
 
@@ -83,6 +83,17 @@ class Plain(Stack):
         return PlainEncoder(self)
 
 
+@spec("causal")
+class Causal(Stack):
+    """Encoder of texts that are read once, from left to right: every token looks at itself and earlier ones.
+
+    Padding may only stand at the end. For reading on, word by word, there is `plain-decoder`.
+    """
+
+    def build(self) -> CausalEncoder:
+        return CausalEncoder(self)
+
+
 @spec("plain-decoder")
 class PlainDecoder(Stack):
     """Decoder: every token looks at itself and earlier ones and, unless memory is None, at the encoder's tokens.
@@ -99,16 +110,28 @@ class PlainDecoder(Stack):
 class PlainEncoder(nn.Module):
     """Tokens b n d -> Tokens b n d."""
 
-    def __init__(self, s: Plain):
+    def __init__(self, s: Stack):
         super().__init__()
         self.blocks = nn.ModuleList(s.block(i) for i in range(s.depth))
         self.norm = s.final_norm()
 
+    def mask(self, tokens: Tokens) -> Tensor | None:
+        """Who may look at whom, #b 1 #n m; None where all may."""
+        return key_mask(tokens.keep)
+
     def forward(self, tokens: Tokens) -> Tokens:
-        x, mask = tokens.x, key_mask(tokens.keep)
+        x, mask = tokens.x, self.mask(tokens)
         for block in self.blocks:
             x = block(x, partial(block.attn, mask=mask))
         return tokens.replace(x=self.norm(x))
+
+
+class CausalEncoder(PlainEncoder):
+    """Tokens b n d -> Tokens b n d; token t depends on tokens 0 .. t."""
+
+    def mask(self, tokens: Tokens) -> Tensor:
+        n = tokens.x.shape[1]
+        return causal_mask(n, n, tokens.x.device)
 
 
 class PlainDecoderTrunk(nn.Module):

@@ -1,4 +1,4 @@
-"""CvT: convolutions introduced to vision transformers (Wu et al. 2021), in the paper's sizes and two for small images.
+"""CvT: convolutions introduced to vision transformers (Wu et al. 2021), in the paper's sizes and small ones.
 
     image -> [7 x 7 convolution, stride 4, LayerNorm] -> blocks x 1, width  64     tokens: 1/4 of rows and columns
           -> [3 x 3 convolution, stride 2, LayerNorm] -> blocks x 2, width 192             1/8
@@ -42,7 +42,10 @@ class Size(NamedTuple):
 
 GENTLE = (5, 3, 3), (2, 2, 1), (2, 1, 1)
 """Convolutions for 32 x 32 pixels: 16 x 16 tokens, then 8 x 8, then 8 x 8."""
+BRISK = (5, 3, 3), (2, 2, 2), (2, 1, 1)
+"""16 x 16 tokens, then 8 x 8, then 4 x 4: a third of the work."""
 SIZES = {
+    "nano": Size((32, 64, 128), (1, 2, 3), (1, 2, 4), 0.0, *BRISK),
     "micro": Size((32, 64, 128), (1, 2, 4), (1, 2, 4), 0.0, *GENTLE),
     "small": Size((64, 128, 256), (1, 2, 3), (1, 2, 4), 0.0, *GENTLE),
     "13": Size((64, 192, 384), (1, 2, 10), (1, 3, 6)),
@@ -95,7 +98,7 @@ PUBLISHED = (
     Published("21", 384, 84.9, TWENTY_TWO),
     Published("w24", 384, 87.6, TWENTY_TWO),
 )
-SMALL = {f"cvt_{size}": partial(cvt, size, image_size=32) for size in ("micro", "small")}
+SMALL = {f"cvt_{size}": partial(cvt, size, image_size=32) for size in ("nano", "micro", "small")}
 VARIANTS: dict[str, Callable[..., Encoder]] = {
     **SMALL,
     **{p.name: partial(cvt, p.size, image_size=p.pixels) for p in PUBLISHED},
