@@ -81,7 +81,7 @@ def rollout(layers: Sequence[Layer], mass: Tensor) -> Tensor:
     """
     after = layers[-1]
     for layer in reversed(layers):
-        if layer.grid != after.grid:
+        if (layer.grid, layer.special) != (after.grid, after.special):
             mass = rearrange(spread(on_picture(mass, after.grid)[None], layer.grid), "1 r c -> (r c)")
         mass = (mass + layer.looked(mass).mean(dim=0)) / 2
         after = layer

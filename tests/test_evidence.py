@@ -98,10 +98,12 @@ def test_spreading_over_an_even_raster_is_repeating():
     torch.testing.assert_close(spread(mass, (4, 6)), rearrange(repeated, "h r v c w -> h (r v) (c w)"))
 
 
-def test_special_tokens_that_a_stage_does_not_have_are_lost():
-    early, late = random_layer((4, 4), 0), random_layer((2, 2), 1)
-    found = rollout([early, late], torch.eye(5)[0])
-    kept = rollout([late], torch.eye(5)[0]).sum()
+@pytest.mark.parametrize("coarse", [(2, 2), (4, 4)])
+def test_special_tokens_that_a_stage_does_not_have_are_lost(coarse):
+    early, late = random_layer((4, 4), 0), random_layer(coarse, 1)
+    first = torch.eye(coarse[0] * coarse[1] + 1)[0]
+    found = rollout([early, late], first)
+    kept = rollout([late], first).sum()
     assert 0 < found.sum() < 1
     torch.testing.assert_close(found.sum(), kept)
 
@@ -114,6 +116,7 @@ SPECS = {
     "swin": tiny.swin(),
     "swin, odd windows": tiny.swin(windows=(3, 3)),
     "cvt": tiny.cvt(),
+    "cvt, stages of one raster": tiny.cvt(strides=(4, 1)),
     "resnet": tiny.resnet(),
 }
 

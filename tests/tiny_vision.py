@@ -40,9 +40,9 @@ def swin(classes: int = len(NAMES), windows: tuple[int, ...] = (4, 4)) -> Encode
     return Encoder(stem=Raster(dim=8), trunk=trunk, head=Classes(dim=16, classes=classes, pool="mean"))
 
 
-def cvt(classes: int = len(NAMES)) -> Encoder:
+def cvt(classes: int = len(NAMES), strides: tuple[int, int] = (4, 2)) -> Encoder:
     """A CvT of two stages."""
-    trunk = Cvt(widths=(8, 16), depths=(1, 2), heads=(1, 2), kernels=(7, 3), strides=(4, 2), paddings=(3, 1),
+    trunk = Cvt(widths=(8, 16), depths=(1, 2), heads=(1, 2), kernels=(7, 3), strides=strides, paddings=(3, 1),
                 drop_path=(0.0, 0.0))  # fmt: skip
     return Encoder(stem=Pixels(dim=3), trunk=trunk, head=Classes(dim=16, classes=classes))
 
