@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tessella.data.quarantine import Quarantine
-from tessella.data.rows import LONGEST_LINE, Cell, Row, plain_rows, table_rows
+from tessella.data.rows import Cell, Row, plain_rows, sentence, table_rows
 from tessella.errors import InputError, did_you_mean
 from tessella.spec import Spec, spec
-
-# A text without blanks (Chinese, or junk) is one "word"; this bounds it as well.
-CHARACTERS_A_WORD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ def _check(row: Row, where: list[Path], quarantine: Quarantine | None, max_words
     faults: list[tuple[str, Path, Cell]] = [(row.fault, where[0], row.sample)] if row.fault else []
     sides = (("source", where[0]), ("target", where[-1]), ("domain", where[0]))
     for (side, path), cell in zip(sides, row.cells, strict=False):
-        text, fault = _text(cell, max_words)
+        text, fault = sentence(cell, max_words)
         if side == "domain" and fault in ("empty", "missing"):
             text, fault = None, ""
         texts.append(text)
@@ -120,27 +117,3 @@ def _check(row: Row, where: list[Path], quarantine: Quarantine | None, max_words
         raise InputError(f"{path} line {row.line} is not usable ({reason}); correct or remove it")
     quarantine.add(path, row.line, reason, cell or "")
     return None
-
-
-def _text(cell: Cell, max_words: int) -> tuple[str, str]:
-    """The text without outer white space, and what is wrong with it ("" if nothing)."""
-    if cell is None:
-        return "", "missing"
-    if len(cell) > LONGEST_LINE:
-        return "", f"over {LONGEST_LINE} bytes"
-    try:
-        text = (cell.decode("utf-8") if isinstance(cell, bytes) else cell).strip()
-        text.encode("utf-8")
-    except UnicodeDecodeError:
-        return "", "not UTF-8"
-    except UnicodeEncodeError:
-        return "", "half a surrogate pair"
-    if not text:
-        return text, "empty"
-    if "\0" in text:
-        return text, "NUL character"
-    if len(text) > CHARACTERS_A_WORD * max_words:
-        return text, f"over {CHARACTERS_A_WORD * max_words} characters"
-    if len(text.split()) > max_words:
-        return text, f"over {max_words} words"
-    return text, ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
@@ -18,6 +18,7 @@ from tessella.errors import InputError, did_you_mean
 
 LONGEST_LINE = 2**20
 LARGEST_CSV_ROW = 2**26
+CHARACTERS_A_WORD = 16  # a text without blanks (Chinese, or junk) is one "word"; this bounds it as well
 TEXT_TYPES = ("string", "large_string", "string_view", "binary", "large_binary")
 
 Cell = str | bytes | None
@@ -25,12 +26,16 @@ Cell = str | bytes | None
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line or row (from 1) and its cells, bytes where UTF-8 is still unchecked; or the fault of a broken row."""
+    """One line or row (from 1) and its cells, bytes where UTF-8 is still unchecked; or the fault of a broken row.
+
+    ``lists`` are the cells of columns that hold several texts a row.
+    """
 
     line: int
     cells: tuple[Cell, ...]
     fault: str = ""
     sample: str | bytes = ""
+    lists: tuple[list[Cell], ...] = ()
 
 
 def plain_rows(paths: list[Path]) -> Iterator[Row]:
@@ -47,10 +52,11 @@ def plain_rows(paths: list[Path]) -> Iterator[Row]:
         raise InputError(f"parallel files need the same number of lines: {told}")
 
 
-def table_rows(path: Path, names: list[str], numbers: Collection[str] = ()) -> Iterator[Row]:
+def table_rows(path: Path, names: list[str], numbers: Collection[str] = (), lists: Sequence[str] = ()) -> Iterator[Row]:
     """The named columns of a .tsv, .csv, .jsonl or .parquet file; line numbers count rows of data (lines in .jsonl).
 
-    In the columns ``numbers`` of a .jsonl file whole numbers may stand too; they come as their digits.
+    In the columns ``numbers`` of a .jsonl file whole numbers may stand too; they come as their digits. The columns
+    ``lists`` come as ``Row.lists``: they hold lists of texts in .jsonl and .parquet, or one text a row in any table.
     Raises InputError for other or unreadable files and for names that are no columns of text.
     """
     json_rows = partial(_json_rows, numbers=numbers)
@@ -59,9 +65,47 @@ def table_rows(path: Path, names: list[str], numbers: Collection[str] = ()) -> I
         raise InputError(f"{path} is no table ({', '.join(readers)}); for plain text give a source and a target file")
     _must_exist(path)
     try:
-        yield from readers[path.suffix](path, names)
+        yield from readers[path.suffix](path, names, lists)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable {path.suffix} file: {str(error).splitlines()[0][:200]}") from None
+
+
+def column_names(path: Path) -> list[str]:
+    """What the columns of a table are called; of a .jsonl file, the fields of its first object."""
+    _must_exist(path)
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_schema(path).names
+        if path.suffix == ".jsonl":
+            return next((list(found) for found in map(_json, _lines(path)) if isinstance(found, dict)), [])
+        with _opened_csv(path) as table:
+            return table.schema.names
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not a readable {path.suffix} file: {str(error).splitlines()[0][:200]}") from None
+
+
+def sentence(cell: Cell, max_words: int | None = None) -> tuple[str, str]:
+    """The text of a cell without outer white space, and what is wrong with it ("" if nothing)."""
+    if cell is None:
+        return "", "missing"
+    if len(cell) > LONGEST_LINE:
+        return "", f"over {LONGEST_LINE} bytes"
+    try:
+        text = (cell.decode("utf-8") if isinstance(cell, bytes) else cell).strip()
+        text.encode("utf-8")
+    except UnicodeDecodeError:
+        return "", "not UTF-8"
+    except UnicodeEncodeError:
+        return "", "half a surrogate pair"
+    if not text:
+        return text, "empty"
+    if "\0" in text:
+        return text, "NUL character"
+    if max_words is not None and len(text) > CHARACTERS_A_WORD * max_words:
+        return text, f"over {CHARACTERS_A_WORD * max_words} characters"
+    if max_words is not None and len(text.split()) > max_words:
+        return text, f"over {max_words} words"
+    return text, ""
 
 
 def _must_exist(path: Path) -> None:
@@ -102,25 +146,46 @@ def _require(path: Path, names: list[str], known: Iterable[str]) -> None:
         raise InputError(f"{path} has no column '{name}', only {listed}{near if 'mean' in near else ''}")
 
 
-def _parquet_rows(path: Path, names: list[str]) -> Iterator[Row]:
+def _parquet_rows(path: Path, names: list[str], lists: Sequence[str]) -> Iterator[Row]:
     with pyarrow.parquet.ParquetFile(path) as file:
-        _require(path, names, file.schema_arrow.names)
-        for name in names:
+        wanted = [*names, *lists]
+        _require(path, wanted, file.schema_arrow.names)
+        for name in wanted:
             kind = file.schema_arrow.field(name).type
+            if name in lists and _is_list(kind):
+                kind = kind.value_type
             kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
             if str(kind) not in TEXT_TYPES:
                 raise InputError(f"{path}: column '{name}' holds {kind}, not text")
         number = 0
-        for batch in file.iter_batches(columns=names):
-            columns = [batch.column(batch.schema.get_field_index(name)) for name in names]
-            columns = [c.dictionary_decode() if pyarrow.types.is_dictionary(c.type) else c for c in columns]
-            # As bytes: a cell that is no UTF-8 is then one bad row, not a bad file.
-            for cells in zip(*(c.cast(pyarrow.large_binary()).to_pylist() for c in columns), strict=True):
+        for batch in file.iter_batches(columns=wanted):
+            columns = [_as_bytes(batch.column(batch.schema.get_field_index(name))) for name in wanted]
+            for cells in zip(*columns, strict=True):
                 number += 1
-                yield Row(number, cells)
+                yield Row(number, cells[: len(names)], lists=tuple(map(_several, cells[len(names) :])))
 
 
-def _csv_rows(path: Path, names: list[str]) -> Iterator[Row]:
+def _as_bytes(column: pyarrow.Array) -> list[Any]:
+    """As bytes: a cell that is no UTF-8 is then one bad row, not a bad file."""
+    if _is_list(column.type):
+        offsets, values = column.offsets.to_pylist(), _as_bytes(column.values)
+        there = column.is_valid().to_pylist()
+        return [values[a:b] if ok else [] for a, b, ok in zip(offsets, offsets[1:], there, strict=False)]
+    column = column.dictionary_decode() if pyarrow.types.is_dictionary(column.type) else column
+    return column.cast(pyarrow.large_binary()).to_pylist()
+
+
+def _is_list(kind: pyarrow.DataType) -> bool:
+    return pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
+
+
+def _several(cell: Any) -> list[Cell]:
+    """What a row of a column of several texts holds; a missing cell is one missing text, so that it is told of."""
+    return cell if isinstance(cell, list) else [cell]
+
+
+def _csv_rows(path: Path, names: list[str], lists: Sequence[str]) -> Iterator[Row]:
+    wanted = [*names, *lists]
     broken: dict[int, Row] = {}
 
     def set_aside(row: pyarrow.csv.InvalidRow) -> str:
@@ -128,6 +193,28 @@ def _csv_rows(path: Path, names: list[str]) -> Iterator[Row]:
         broken[line] = Row(line, (), f"{row.actual_columns} cells instead of {row.expected_columns}", row.text)
         return "skip"
 
+    with _opened_csv(path) as table:
+        _require(path, wanted, table.schema.names)
+    number = 0
+    with _opened_csv(path, wanted, set_aside) as table:
+        for batch in table:
+            for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                while number in broken:
+                    yield broken[number]
+                    number += 1
+                yield Row(number, cells[: len(names)], lists=tuple(map(_several, cells[len(names) :])))
+    yield from (row for line, row in sorted(broken.items()) if line > number)
+
+
+def _opened_csv(
+    path: Path, names: list[str] | None = None, set_aside: Callable[[pyarrow.csv.InvalidRow], str] = lambda row: "skip"
+) -> pyarrow.csv.CSVStreamingReader:
+    """The named columns as bytes, or all as they come; ``set_aside`` is told of each broken row."""
+    with path.open("rb") as file:
+        start = file.read(2**16)
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path} looks like UTF-16; save it as UTF-8")
     tabs = path.suffix == ".tsv"
     parsing = pyarrow.csv.ParseOptions(
         delimiter="\t" if tabs else ",",
@@ -137,53 +224,40 @@ def _csv_rows(path: Path, names: list[str]) -> Iterator[Row]:
         invalid_row_handler=set_aside,
     )
     reading = pyarrow.csv.ReadOptions(use_threads=False, block_size=LARGEST_CSV_ROW)  # numbers broken rows
-    with path.open("rb") as file:
-        start = file.read(2**16)
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{path} looks like UTF-16; save it as UTF-8")
-    probe = pyarrow.csv.ConvertOptions(column_types={name: pyarrow.binary() for name in names})
-    with pyarrow.csv.open_csv(path, read_options=reading, parse_options=parsing, convert_options=probe) as table:
-        _require(path, names, table.schema.names)
-    broken.clear()
-    chosen = pyarrow.csv.ConvertOptions(
-        column_types={name: pyarrow.binary() for name in names}, include_columns=names, strings_can_be_null=False
-    )
-    number = 0
-    with pyarrow.csv.open_csv(path, read_options=reading, parse_options=parsing, convert_options=chosen) as table:
-        for batch in table:
-            for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                number += 1
-                while number in broken:
-                    yield broken[number]
-                    number += 1
-                yield Row(number, cells)
-    yield from (row for line, row in sorted(broken.items()) if line > number)
+    kinds = {name: pyarrow.binary() for name in names or []}
+    chosen = pyarrow.csv.ConvertOptions(column_types=kinds, include_columns=names, strings_can_be_null=False)
+    return pyarrow.csv.open_csv(path, read_options=reading, parse_options=parsing, convert_options=chosen)
 
 
-def _json_rows(path: Path, names: list[str], numbers: Collection[str] = ()) -> Iterator[Row]:
+def _json_rows(path: Path, names: list[str], lists: Sequence[str], numbers: Collection[str] = ()) -> Iterator[Row]:
     checked = False
     for number, line in enumerate(_lines(path), start=1):
-        found: Any = None
-        fault = "not a JSON object"
-        if len(line) > LONGEST_LINE:
-            fault = f"over {LONGEST_LINE} bytes"
-        else:
-            try:
-                found = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                fault = "not UTF-8"
-            except (ValueError, RecursionError):
-                fault = "not JSON"
+        found = _json(line)
         if not isinstance(found, dict):
-            yield Row(number, (), fault, line)
+            yield Row(number, (), found, line)
             continue
         if not checked:
-            _require(path, names, found)
+            _require(path, [*names, *lists], found)
             checked = True
         cells = [found.get(name) for name in names]
         cells = [str(c) if n in numbers and type(c) is int else c for n, c in zip(names, cells, strict=True)]
+        several = [_several(found.get(name)) for name in lists]
         odd = [n for n, c in zip(names, cells, strict=True) if not isinstance(c, str | None)]
+        odd += [n for n, row in zip(lists, several, strict=True) if not all(isinstance(c, str | None) for c in row)]
         if odd:
             yield Row(number, (), f"'{odd[0]}' is no text", line)
         else:
-            yield Row(number, tuple(cells))
+            yield Row(number, tuple(cells), lists=tuple(several))
+
+
+def _json(line: bytes) -> dict[str, Any] | str:
+    """The object of a line, or what is wrong with it."""
+    if len(line) > LONGEST_LINE:
+        return f"over {LONGEST_LINE} bytes"
+    try:
+        found = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return "not UTF-8"
+    except (ValueError, RecursionError):
+        return "not JSON"
+    return found if isinstance(found, dict) else "not a JSON object"
