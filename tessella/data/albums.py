@@ -54,20 +54,22 @@ class Paths(Sequence[Path]):
 class Listing:
     """Everything in one split: the pictures, each one's label as it is written ("" for none), and where it stands.
 
-    ``rows`` counts from 1 in the table ``files[file]``; it is 0 where the picture is a file of its own in a folder.
+    ``rows`` counts from 1 in the table ``files[file]``; it is 0 where the picture is a file of its own in a folder, or
+    in an archive, where ``names`` has what each is called.
     """
 
-    source: Sequence[Path] | Blobs | np.ndarray
+    source: Sequence[Path] | Sequence[bytes] | Blobs | np.ndarray
     labels: list[str]
     files: list[str]
     file: np.ndarray
     rows: np.ndarray
+    names: Sequence[str] | None = None
 
     def place(self, index: int) -> tuple[str, int]:
         """(file, row from 1) of a picture; row 0 is the file itself."""
         if self.rows[index]:
             return self.files[self.file[index]], int(self.rows[index])
-        return str(self.source[index]), 0
+        return str(self.source[index]) if self.names is None else self.names[index], 0
 
 
 class Album(Protocol):

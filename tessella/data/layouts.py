@@ -19,6 +19,7 @@ SPLITS = {
 SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
 WORDS = "|".join(SPLIT_OF)
 TABLE = re.compile(rf"({WORDS})([-_.][0-9].*)?", re.IGNORECASE)  # train, train-00000-of-00002
+SHARD = re.compile(rf"(?:.*[-_.])?({WORDS})([-_.][0-9].*)?", re.IGNORECASE)  # train-000012, coco-val-00003
 IDX_IMAGES = re.compile(rf"(.*-)?({WORDS})-images([-.])idx3-ubyte(\.gz)?", re.IGNORECASE)
 EXPECTED = (
     "expected folders named by class (cat/1.jpg), the same below train/ and test/, "
@@ -33,10 +34,7 @@ def find_albums(path: Path) -> dict[str, Album]:
     """
     if path.is_file():
         return {"": _of_file(path)}
-    if not path.is_dir():
-        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = did_you_mean(path.name, there)
-        raise InputError(f"no folder or file {path}{near if 'mean' in near else '; check the path'}")
+    _must_exist(path)
     files = sorted(entry for entry in path.iterdir() if entry.is_file())
     folders = class_folders(path)
     by_name = {f.name.lower(): f for f in folders}
@@ -57,6 +55,30 @@ def find_albums(path: Path) -> dict[str, Album]:
     if not folders:
         raise InputError(f"{path} holds no labelled pictures; {EXPECTED}")
     return {"": ClassFolders(path)}
+
+
+def find_files(path: Path, endings: Sequence[str] = (".tar", *SUFFIXES)) -> dict[str, list[Path]]:
+    """The splits of a folder of tables or of tar shards, or of one such file: train, validation, test, or "".
+
+    Where there are both, the shards count, for tables beside them are about them. Raises InputError for neither.
+    """
+    if path.is_file() and path.suffix in endings:
+        return {"": [path]}
+    if path.is_dir():
+        files = sorted((entry for entry in path.iterdir() if entry.suffix in endings), key=lambda f: natural(f.name))
+        shards = [file for file in files if file.suffix == ".tar"]
+        pattern = SHARD if shards else TABLE
+        found = _by_split([(f, m[1]) for f in shards or files if (m := pattern.fullmatch(f.stem))])
+        if found or shards or len(files) == 1:
+            return {split: _alike(paths) for split, paths in (found or {"": shards or files}).items()}
+        below = {f: SPLIT_OF.get(f.name.lower(), f.name) for f in class_folders(path)}
+        inside = {split: paths for f, split in below.items() if split in SPLITS and (paths := _directly(f, endings))}
+        if inside:
+            return {split: _alike(inside[split]) for split in SPLITS if split in inside}
+        if len(below) == 1 and "data" in below.values():
+            return find_files(next(iter(below)), endings)
+    _must_exist(path)
+    raise InputError(f"{path} is no table or tar of pictures, and no folder of them (train.parquet, train-000000.tar)")
 
 
 def listed_names(path: Path) -> list[str] | None:
@@ -111,6 +133,19 @@ def numbering(path: Path, columns: PictureColumns, classes: Sequence[str] | None
     return Numbering(_once(names, path) if names else sorted(found, key=int), names)
 
 
+def _must_exist(path: Path) -> None:
+    if not path.exists():
+        there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = did_you_mean(path.name, there)
+        raise InputError(f"no folder or file {path}{near if 'mean' in near else '; check the path'}")
+
+
+def _directly(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The shards in a folder, or else its tables."""
+    files = sorted((entry for entry in folder.iterdir() if entry.suffix in endings), key=lambda f: natural(f.name))
+    return [file for file in files if file.suffix == ".tar"] or files
+
+
 def _once(names: list[str], where: object) -> list[str]:
     twice = next((name for number, name in enumerate(names) if name in names[:number]), None)
     if twice is not None:
@@ -136,9 +171,13 @@ def _of_file(path: Path) -> Album:
 
 
 def _tables(paths: list[Path]) -> Album:
+    return Tables(_alike(paths))
+
+
+def _alike(paths: list[Path]) -> list[Path]:
     if len({path.suffix for path in paths}) > 1:
         raise InputError(f"{', '.join(map(str, paths))} are tables of the same split; give one of them by its path")
-    return Tables(paths)
+    return paths
 
 
 def _only(paths: list[Path]) -> Path:

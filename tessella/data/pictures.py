@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import Image
 
-from tessella.data.albums import Album, Listing, Picture, PictureColumns
+from tessella.data.albums import Listing, Picture, PictureColumns
 from tessella.data.layouts import SPLIT_OF, find_albums, numbering
 from tessella.data.pixels import Preprocess, Unreadable, decode, fitted, header
 from tessella.data.quarantine import Quarantine
@@ -128,12 +128,12 @@ def read_pictures(
     """
     path, columns = Path(path), columns or PictureColumns()
     albums = find_albums(path)
-    wanted = _split(path, split, albums)
+    wanted = split_of(path, split, albums)
     number_of = numbering(path, columns, classes)
-    listing = albums[wanted].read(columns, _report(quarantine))
+    listing = albums[wanted].read(columns, reporter(quarantine))
     labels = np.fromiter(map(number_of, listing.labels), np.int64, len(listing.labels))
     everything = Pictures(listing, np.arange(len(labels)), labels, number_of.classes)
-    kept = _sifted(everything, everything.check, quarantine)
+    kept = sifted(everything, everything.check, quarantine)
     if not len(kept):
         reasons = quarantine.reasons() if quarantine else {}
         told = "; ".join(f"{reason}: {count}" for reason, count in list(reasons.items())[:3])
@@ -163,7 +163,7 @@ def verify(
             reason = f"smaller than {minimum[0]}x{minimum[1]} pixels"
             raise Unreadable(pictures.name(number), reason, f"{picture.height}x{picture.width}")
 
-    return _sifted(pictures, work, quarantine, workers)
+    return sifted(pictures, work, quarantine, workers)
 
 
 def as_array(pictures: Pictures, preprocess: Preprocess, workers: int | None = None) -> Tensor:
@@ -183,7 +183,7 @@ def loaded(
     def work(number: int) -> None:
         values[number] = fitted(pictures.decode(number, preprocess.channels), preprocess)
 
-    kept = _sifted(pictures, work, quarantine, workers)
+    kept = sifted(pictures, work, quarantine, workers)
     if len(kept) < len(pictures):
         values = values[np.isin(pictures.index, kept.index)]
     return kept, torch.from_numpy(values)
@@ -244,11 +244,11 @@ def _bytes(picture: Picture) -> int:
     return len(picture) if isinstance(picture, bytes) else 0
 
 
-def _sifted(
+def sifted(
     pictures: Pictures, work: Callable[[int], object], quarantine: Quarantine | None, workers: int | None = None
 ) -> Pictures:
     """The pictures whose work is done; the others are reported."""
-    report = _report(quarantine)
+    report = reporter(quarantine)
     kept = []
     for number, outcome in enumerate(each(pictures, work, workers)):
         if isinstance(outcome, Unreadable):
@@ -258,7 +258,7 @@ def _sifted(
     return pictures if len(kept) == len(pictures) else pictures.take(kept)
 
 
-def _split(path: Path, split: str | None, albums: Mapping[str, Album]) -> str:
+def split_of(path: Path, split: str | None, albums: Mapping[str, object]) -> str:
     """The key of a split in what was found."""
     named = SPLIT_OF.get((split or "train").lower())
     if "" in albums and named == "train":
@@ -269,7 +269,7 @@ def _split(path: Path, split: str | None, albums: Mapping[str, Album]) -> str:
     raise InputError(f"{path} has {there}{f', not {split!r}' if split else '; say which one'}")
 
 
-def _report(quarantine: Quarantine | None) -> Callable[..., None]:
+def reporter(quarantine: Quarantine | None) -> Callable[..., None]:
     """What is called with (file, row, reason, sample) for each thing that cannot be used."""
 
     def refuse(file: str, row: int, reason: str, sample: str = "") -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -44,15 +44,9 @@ class Tables:
 
     def read(self, columns: PictureColumns, report: Report) -> Listing:
         """Row by row; bytes are gathered batch by batch and never become objects."""
-        inside = [_holds_bytes(path, columns) for path in self.paths]  # looks at each, so that each is refused by name
-        if all(inside):
-            batches = (cells for path in self.paths for cells in _cells(path, columns.image))
-            source = Blobs.gather(_part(cells, "bytes") for cells in batches)
-            labels = [label for path in self.paths for label in _labels(path, columns)]
-            if len(source.flat) or not len(source):
-                counts = [pyarrow.parquet.read_metadata(path).num_rows for path in self.paths]
-                rows = np.concatenate([np.arange(1, count + 1) for count in counts])
-                return Listing(source, labels, list(map(str, self.paths)), np.repeat(range(len(counts)), counts), rows)
+        inside = files_inside(self.paths, columns.image, [columns.label])
+        if inside is not None:
+            return replace(inside, labels=[label for path in self.paths for label in _labels(path, columns)])
         names, labels, file, rows = [], [], [], []
         for number, path in enumerate(self.paths):
             for row, name, label in _paths(path, columns, report):
@@ -62,6 +56,27 @@ class Tables:
                 rows.append(row)
         here = Paths(Path(), names)
         return Listing(here, labels, list(map(str, self.paths)), np.asarray(file, np.int64), np.asarray(rows, np.int64))
+
+
+def files_inside(paths: list[Path], image: str, others: Sequence[str] = ()) -> Listing | None:
+    """The pictures that Parquet tables hold in a column, one a row, without labels; None where they hold paths.
+
+    Raises InputError for a table without that column or one of the ``others``.
+    """
+    inside = [_holds_bytes(path, image, others) for path in paths]  # looks at each, so that each is refused by name
+    if not all(inside):
+        return None
+    source = Blobs.gather(_part(cells, "bytes") for path in paths for cells in _cells(path, image))
+    if len(source) and not len(source.flat):
+        return None
+    counts = [pyarrow.parquet.read_metadata(path).num_rows for path in paths]
+    rows = np.concatenate([np.arange(1, count + 1) for count in counts])
+    return Listing(source, [], list(map(str, paths)), np.repeat(range(len(counts)), counts), rows)
+
+
+def written_paths(path: Path, image: str) -> Iterator[str]:
+    """The paths in a column of a Parquet table, one a row, "" where there is none."""
+    return (_text(cell) for cells in _cells(path, image) for cell in _part(cells, "path").to_pylist())
 
 
 def _schema(path: Path, names: list[str]) -> pyarrow.Schema:
@@ -88,19 +103,19 @@ def _cells(path: Path, name: str) -> Iterator[pyarrow.Array]:
         raise InputError(f"{path} is not a readable .parquet file: {str(error).splitlines()[0][:200]}") from None
 
 
-def _holds_bytes(path: Path, columns: PictureColumns) -> bool:
+def _holds_bytes(path: Path, image: str, others: Sequence[str]) -> bool:
     """Whether a table holds the files themselves; else it holds their paths."""
     if path.suffix != ".parquet":
         return False
-    kind = _schema(path, [columns.image, columns.label]).field(columns.image).type
+    kind = _schema(path, [image, *others]).field(image).type
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
     if pyarrow.types.is_struct(kind):
         fields = {kind.field(i).name for i in range(kind.num_fields)}
         if not fields & {"bytes", "path"}:
-            raise InputError(f"{path}: column '{columns.image}' is a struct of {sorted(fields)}; needed: bytes or path")
+            raise InputError(f"{path}: column '{image}' is a struct of {sorted(fields)}; needed: bytes or path")
         return "bytes" in fields
     if str(kind) not in ("string", "large_string", "string_view", "binary", "large_binary"):
-        raise InputError(f"{path}: column '{columns.image}' holds {kind}, neither files nor their paths")
+        raise InputError(f"{path}: column '{image}' holds {kind}, neither files nor their paths")
     return str(kind) in ("binary", "large_binary")
 
 
@@ -131,8 +146,8 @@ def _labels(path: Path, columns: PictureColumns) -> Iterator[str]:
 def _paths(path: Path, columns: PictureColumns, report: Report) -> Iterator[tuple[int, str, str]]:
     """(row, path as written, label) of a table of paths; broken rows and those without a path are reported."""
     if path.suffix == ".parquet":
-        written = (_text(cell) for cells in _cells(path, columns.image) for cell in _part(cells, "path").to_pylist())
-        rows = ((row, "", cells) for row, cells in enumerate(zip(written, _labels(path, columns), strict=True), 1))
+        both = zip(written_paths(path, columns.image), _labels(path, columns), strict=True)
+        rows = ((row, "", cells) for row, cells in enumerate(both, 1))
     else:
         read = table_rows(path, [columns.image, columns.label], numbers=[columns.label])
         rows = ((row.line, row.fault, tuple(map(_text, row.cells))) for row in read)
