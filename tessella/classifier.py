@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from tessella.ahead import computed
 from tessella.data.pixels import Preprocess, decode, fitted, normalised
 from tessella.errors import InputError
 
@@ -22,8 +19,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 T = TypeVar("T")
-THREADS = 4
-"""That decode pictures while the model computes; Pillow works without Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -69,25 +64,7 @@ class Classifier:
         model computes. InputErrors of the model itself, which no image could please, are raised.
         """
 
-        def pixels(item: T) -> Tensor | InputError:
-            try:
-                return torch.from_numpy(fitted(picture(item), self.image))
-            except InputError as error:
-                return error
-
-        left = iter(items)
-        reading: deque[list[Future[Tensor | InputError]]] = deque()
-        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
-            while True:
-                reading.append([pool.submit(pixels, item) for item in islice(left, batch)])
-                if len(reading) == 1 and reading[0]:
-                    continue  # one batch ahead
-                read = [future.result() for future in reading.popleft()]
-                if not read:
-                    return
-                good = [one for one in read if isinstance(one, Tensor)]
-                rows = iter(self.logits(torch.stack(good)).cpu() if good else ())
-                yield from (next(rows) if isinstance(one, Tensor) else one for one in read)
+        return computed(items, lambda item: torch.from_numpy(fitted(picture(item), self.image)), self.logits, batch)
 
     def classify(self, sources: Iterable[Path | str | bytes], top: int = 5, batch: int = 32) -> Iterator[Prediction]:
         """The `top` likeliest classes of each image (files or their bytes), in order; an unreadable one says why."""

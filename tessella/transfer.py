@@ -9,12 +9,14 @@ from torch import Tensor, nn
 from tessella.errors import InputError
 
 
-def transfer(model: nn.Module, weights: Mapping[str, Tensor], say: Callable[[str], None]) -> None:
+def transfer(
+    model: nn.Module, weights: Mapping[str, Tensor], say: Callable[[str], None], why: str = "the classes are others"
+) -> None:
     """Fills a model from a state dict of its own architecture, but for the head.
 
     A tensor of another shape goes through the `adapted(name, tensor)` of the module that owns it (positions of another
-    image size, biases of another window); what the head (`head.*`) cannot take stays fresh. Each of these is said.
-    Raises InputError where anything else is missing, left over or of another shape.
+    image size, biases of another window); what the head (`head.*`) cannot take stays fresh. Each of these is said, with
+    `why` the head is. Raises InputError where anything else is missing, left over or of another shape.
     """
     own = model.state_dict()
     odd = sorted(name for name in own.keys() ^ weights.keys() if not name.startswith("head."))
@@ -36,7 +38,7 @@ def transfer(model: nn.Module, weights: Mapping[str, Tensor], say: Callable[[str
     if changed:
         say(f"resized: {changed[0]}{f' and {len(changed) - 1} more' if len(changed) > 1 else ''}")
     if fresh:
-        say(f"the head is fresh ({', '.join(fresh)}): the classes are others")
+        say(f"the head is fresh ({', '.join(fresh)}): {why}")
 
 
 def freeze(model: nn.Module) -> None:

@@ -1,0 +1,49 @@
+"""Ahead: pictures decoded by threads while the model computes those before them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from tessella.errors import InputError
+
+T = TypeVar("T")
+THREADS = 4
+"""That decode pictures while the model computes; Pillow works without Python's lock."""
+
+
+def computed(
+    items: Iterable[T], read: Callable[[T], Tensor], compute: Callable[[Tensor], Tensor], batch: int = 32
+) -> Iterator[Tensor | InputError]:
+    """One row of `compute` for each item in order, on the CPU, or why it has none.
+
+    `read` makes an item's tensor, an InputError of it being that item's answer; the next batch is read while `compute`
+    works on a stack of those before. InputErrors of `compute` itself, which no item could please, are raised.
+    """
+
+    def attempt(item: T) -> Tensor | InputError:
+        try:
+            return read(item)
+        except InputError as error:
+            return error
+
+    left = iter(items)
+    reading: deque[list[Future[Tensor | InputError]]] = deque()
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        while True:
+            reading.append([pool.submit(attempt, item) for item in islice(left, batch)])
+            if len(reading) == 1 and reading[0]:
+                continue  # one batch ahead
+            done = [future.result() for future in reading.popleft()]
+            if not done:
+                return
+            good = [one for one in done if isinstance(one, Tensor)]
+            rows = iter(compute(torch.stack(good)).cpu() if good else ())
+            yield from (next(rows) if isinstance(one, Tensor) else one for one in done)
