@@ -76,7 +76,7 @@ def files_inside(paths: list[Path], image: str, others: Sequence[str] = ()) -> L
 
 def written_paths(path: Path, image: str) -> Iterator[str]:
     """The paths in a column of a Parquet table, one a row, "" where there is none."""
-    return (_text(cell) for cells in _cells(path, image) for cell in _part(cells, "path").to_pylist())
+    return (as_text(cell) for cells in _cells(path, image) for cell in _part(cells, "path").to_pylist())
 
 
 def _schema(path: Path, names: list[str]) -> pyarrow.Schema:
@@ -130,13 +130,13 @@ def _labels(path: Path, columns: PictureColumns) -> Iterator[str]:
     """The label column as text, "" where a row has none."""
     if path.suffix != ".parquet":
         for row in table_rows(path, [columns.label], numbers=[columns.label]):
-            yield "" if row.fault else _text(row.cells[0])
+            yield "" if row.fault else as_text(row.cells[0])
         return
     kind = _schema(path, [columns.label]).field(columns.label).type
     for cells in _cells(path, columns.label):
         try:
             whole = cells.cast(pyarrow.int64()) if pyarrow.types.is_floating(cells.type) else cells
-            yield from map(_text, whole.cast(pyarrow.string()).to_pylist())
+            yield from map(as_text, whole.cast(pyarrow.string()).to_pylist())
         except pyarrow.ArrowException:
             raise InputError(
                 f"{path}: column '{columns.label}' holds {kind}; a label is a whole number or text"
@@ -150,7 +150,7 @@ def _paths(path: Path, columns: PictureColumns, report: Report) -> Iterator[tupl
         rows = ((row, "", cells) for row, cells in enumerate(both, 1))
     else:
         read = table_rows(path, [columns.image, columns.label], numbers=[columns.label])
-        rows = ((row.line, row.fault, tuple(map(_text, row.cells))) for row in read)
+        rows = ((row.line, row.fault, tuple(map(as_text, row.cells))) for row in read)
     for row, fault, cells in rows:
         if fault or not cells[0] or "\0" in cells[0]:
             report(str(path), row, fault or "no path")
@@ -158,6 +158,6 @@ def _paths(path: Path, columns: PictureColumns, report: Report) -> Iterator[tupl
             yield row, cells[0], cells[1]
 
 
-def _text(cell: Cell) -> str:
+def as_text(cell: Cell) -> str:
     """A cell as text; one that is no UTF-8 keeps its bytes visible, and so names no file and no class."""
     return (cell.decode("utf-8", "backslashreplace") if isinstance(cell, bytes) else cell or "").strip()
