@@ -17,10 +17,10 @@ from tessella.errors import InputError
 from tessella.models import Encoder, Model
 from tessella.objectives import Classify, Distill
 from tessella.spec import from_dict, to_dict
-from tessella.zoo.catalog import CARDS, channels, model_spec
+from tessella.zoo.catalog import CLASSIFIERS, channels, model_spec
 from tessella.zoo.counts import multiply_adds, parameters
 
-SMALL = [name for name, card in CARDS.items() if card.size <= 32]
+SMALL = [name for name, card in CLASSIFIERS.items() if card.size <= 32]
 """Those small enough to compute with in a test; of the others, what no computing shows."""
 CLASSES = 7
 
@@ -37,21 +37,21 @@ def made(name: str, dtype: torch.dtype = torch.float32):
 
 def images(name: str, dtype: torch.dtype = torch.float32, b: int = 3, more: int = 0):
     torch.manual_seed(2)
-    spec, side = model_spec(name, {"classes": CLASSES}), CARDS[name].size
+    spec, side = model_spec(name, {"classes": CLASSES}), CLASSIFIERS[name].size
     return torch.randn(b, channels(spec), side + more, side, dtype=dtype)
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_it_survives_json(name):
     spec = model_spec(name, {})
     assert from_dict(json.loads(json.dumps(to_dict(spec))), Model) == spec
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_every_model_takes_classes_and_an_image_size(name):
     few, many = (parameters(model_spec(name, {"classes": k})) for k in (2, 3))
     assert many > few
-    assert isinstance(model_spec(name, {"image_size": CARDS[name].size * 2}), Encoder)
+    assert isinstance(model_spec(name, {"image_size": CLASSIFIERS[name].size * 2}), Encoder)
 
 
 def test_every_parameter_learns(name):
@@ -109,7 +109,7 @@ def test_what_cannot_be_built_is_one_line():
 
 
 def test_multiply_adds_grow_with_the_image(name):
-    spec, side = model_spec(name, {"classes": CLASSES}), CARDS[name].size
+    spec, side = model_spec(name, {"classes": CLASSES}), CLASSIFIERS[name].size
     one, four = (multiply_adds(spec, (1, channels(spec), n, n)) for n in (side, 2 * side))
     assert 3.5 * one < four < 17 * one
 
@@ -117,11 +117,11 @@ def test_multiply_adds_grow_with_the_image(name):
 COMPILE = """
 import sys
 import torch
-from tessella.zoo.catalog import CARDS, channels, model_spec
+from tessella.zoo.catalog import CLASSIFIERS, channels, model_spec
 for name in sys.argv[1:]:
     spec = model_spec(name, {"classes": 5})
     model = spec.build().eval()
-    x = torch.randn(2, channels(spec), CARDS[name].size, CARDS[name].size)
+    x = torch.randn(2, channels(spec), CLASSIFIERS[name].size, CLASSIFIERS[name].size)
     compiled = torch.compile(model, backend="eager")
     torch.testing.assert_close(compiled(x), model(x), atol=1e-5, rtol=1e-5)
 """

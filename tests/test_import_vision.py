@@ -23,7 +23,7 @@ from tessella.importing.preprocessors import KINDS, from_timm, from_transformers
 from tessella.predict import load, opened
 from tessella.runs import RunFolder
 from tessella.weights import untranslate
-from tessella.zoo.catalog import CARDS, model_spec
+from tessella.zoo.catalog import CLASSIFIERS, model_spec
 from tessella.zoo.layouts import buffers, name_of, rules
 
 
@@ -295,7 +295,7 @@ def test_one_file_of_weights(tmp_path, name, layout, ending, inside):
     run, recipe = opened(out)
     assert json.loads(run.read_text("labels.json")) == ["class 0", "class 1", "class 2", "class 3"]
     assert any("--labels FILE" in line for line in said)
-    assert recipe.image.size == (CARDS[name].size,) * 2
+    assert recipe.image.size == (CLASSIFIERS[name].size,) * 2
     assert recipe.model == spec
     weights = run.weights()
     assert all(torch.equal(weights[key], tensor) for key, tensor in model.state_dict().items())
@@ -379,7 +379,7 @@ def test_batch_norms_from_before_they_counted(tmp_path):
 
 
 def test_every_model_of_the_catalog_is_recognised_by_its_sizes():
-    for name, card in CARDS.items():
+    for name, card in CLASSIFIERS.items():
         spec = model_spec(name, {})
         channels = getattr(spec.stem, "channels", spec.stem.dim)
         found = name_of(spec, (card.size, card.size), channels)

@@ -21,12 +21,12 @@ from tessella.models import Encoder
 from tessella.recipes.vision import Classification
 from tessella.weights import Rule
 from tessella.zoo import bit, cvt, deit, resnet, swin, vit
-from tessella.zoo.catalog import CARDS, channels, model_spec
+from tessella.zoo.catalog import CLASSIFIERS, channels, model_spec
 from tessella.zoo.layouts import page_of, rules
 
 PAGES: dict[str, ModuleType] = {"vit": vit, "deit": deit, "swin": swin, "cvt": cvt, "resnet": resnet, "bit": bit}
 """`model_type` in a config.json of transformers -> the page that reads it."""
-CLASSIFIERS = ("ForImageClassification", "ForImageClassificationWithTeacher")
+ENDINGS = ("ForImageClassification", "ForImageClassificationWithTeacher")
 IGNORED = {"img_size", "num_classes", "in_chans", "drop_rate", "drop_path_rate", "global_pool"}
 """Arguments in timm's `model_args` that are read elsewhere, or change nothing but training."""
 POOLS = {"first": "token", "mean": "avg"}
@@ -37,8 +37,8 @@ def import_transformers(folder: Path, config: Mapping[str, Any], weights: Mappin
     """A checkpoint of `transformers`: config.json, preprocessor_config.json and model.safetensors."""
     kind = str(config["model_type"])
     for name in config.get("architectures") or []:
-        if not str(name).endswith(CLASSIFIERS):
-            raise InputError(f"{folder} holds a '{name}', which has no classifier; a …{CLASSIFIERS[0]} is needed")
+        if not str(name).endswith(ENDINGS):
+            raise InputError(f"{folder} holds a '{name}', which has no classifier; a …{ENDINGS[0]} is needed")
     model = _built("config.json", lambda: PAGES[kind].from_config(config))
     read = from_transformers(files.read_json(folder / FILE), kind, channels(model))
     notes = []
@@ -50,7 +50,7 @@ def import_transformers(folder: Path, config: Mapping[str, Any], weights: Mappin
 def import_timm(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Imported:
     """A checkpoint of timm: config.json with its `architecture` and `pretrained_cfg`, and model.safetensors."""
     name = str(config["architecture"]).partition(".")[0]
-    known = [entry for entry in CARDS if "timm" in page_of(_vision(entry)).LAYOUTS]
+    known = [entry for entry in CLASSIFIERS if "timm" in page_of(_vision(entry)).LAYOUTS]
     if name not in known:
         raise InputError(f"timm's '{name}' cannot be imported{did_you_mean(name, known)}")
     prepared = config.get("pretrained_cfg") or {}
@@ -87,9 +87,9 @@ def import_layout(name: str, layout: str, weights: Mapping[str, Tensor]) -> Impo
 
     Images are prepared as its card says. Classes are counted in the weights, and have numbers for names.
     """
-    if name not in CARDS:
-        raise InputError(f"no model that reads images is called '{name}'{did_you_mean(name, CARDS)}")
-    card, usual = CARDS[name], _vision(name)
+    if name not in CLASSIFIERS:
+        raise InputError(f"no model that reads images is called '{name}'{did_you_mean(name, CLASSIFIERS)}")
+    card, usual = CLASSIFIERS[name], _vision(name)
     count = _count(weights, rules(usual, layout))
     model = _vision(name, classes=count)
     image = Preprocess(

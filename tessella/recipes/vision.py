@@ -16,7 +16,7 @@ from tessella.optimizers import AdamW, OptimizerSpec, Sgd
 from tessella.recipes.recipe import Recipe
 from tessella.schedules import Cosine, Schedule
 from tessella.spec import Part, Spec, spec
-from tessella.zoo.catalog import CARDS, full_name, model_spec
+from tessella.zoo.catalog import CLASSIFIERS, full_name, model_spec
 
 
 @spec("labelled-images")
@@ -94,7 +94,7 @@ def chosen(recipe: Classification, options: ClassifierOptions) -> Classification
     """The recipe with these options. Raises InputError for a model that is no classifier or a size it cannot take."""
     model, image = recipe.model, recipe.image
     if options.model is not None:
-        card = CARDS[full_name(options.model, CARDS)]
+        card = CLASSIFIERS[full_name(options.model, CLASSIFIERS)]
         size = options.image_size or card.size
         model = model_spec(options.model, {"image_size": size, "channels": image.channels})
         image = image.replace(size=(size, size), crop=1.0 if size <= SMALL else card.crop)

@@ -13,14 +13,14 @@ from torch import nn
 from tessella.errors import InputError, did_you_mean
 from tessella.models import Model
 from tessella.spec import explain
-from tessella.zoo import bit, cvt, deit, regnet, resnet, swin, vgg, vit
+from tessella.zoo import bit, clip, cvt, deit, regnet, resnet, swin, vgg, vit
 from tessella.zoo.card import Card
 from tessella.zoo.counts import multiply_adds, parameters
 from tessella.zoo.seq2seq import seq2seq
 from tessella.zoo.transformer import SIZES, transformer
 
 VISION = (vit, deit, swin, cvt, resnet, bit, regnet, vgg)
-"""Pages of models that read images."""
+"""Pages of models that classify images."""
 
 MODELS: dict[str, Callable[..., Model]] = {
     **{f"transformer_{size}": partial(transformer, size) for size in SIZES},
@@ -30,16 +30,18 @@ MODELS: dict[str, Callable[..., Model]] = {
         for cell in ("gru", "lstm")
         for suffix, attention in {"": "none", "_additive": "additive", "_dot": "dot", "_general": "general"}.items()
     },
-    **{name: make for page in VISION for name, make in page.VARIANTS.items()},
+    **{name: make for page in (*VISION, clip) for name, make in page.VARIANTS.items()},
 }
 """name -> function of the remaining arguments (vocab, or classes, image_size ...) -> Spec."""
 
-CARDS: dict[str, Card] = {
+CLASSIFIERS: dict[str, Card] = {
     name: getattr(page, "CARDS", {}).get(name) or Card(size=inspect.signature(make).parameters["image_size"].default)
     for page in VISION
     for name, make in page.VARIANTS.items()
 }
-"""What is published about each model that reads images."""
+"""What is published about each model that classifies images."""
+CARDS = {**CLASSIFIERS, **clip.CARDS}
+"""The same of each model that reads images."""
 
 SHORT = {
     **{f"vit_{size}": f"vit_{size}_patch16_224" for size in ("tiny", "small", "base", "large")},
@@ -98,7 +100,8 @@ def listing(pattern: str = "") -> Iterator[Listed]:
         about = (page.__doc__ or "").splitlines()[0] if page else ""
         card = CARDS.get(name)
         spec = model_spec(name, {} if card else {"vocab": VOCAB})
-        macs = multiply_adds(spec, (1, channels(spec), card.size, card.size)) if card else None
+        image = getattr(spec, "image", spec)
+        macs = multiply_adds(image, (1, channels(image), card.size, card.size)) if card else None
         yield Listed(name, parameters(spec), macs, card, about)
 
 
