@@ -16,9 +16,8 @@ from torch.nn import functional as F
 
 from tessella.data.albums import PictureColumns
 from tessella.data.layouts import SPLIT_OF
-from tessella.data.picture_batches import Held, Opened, PictureData, Source, in_order, stream
-from tessella.data.pictures import Pictures, as_array, held_out, read_pictures, splits, verify
-from tessella.data.pixels import Preprocess
+from tessella.data.picture_batches import PictureData, Source, in_order, source_of, stream
+from tessella.data.pictures import Pictures, held_out, read_pictures, splits, verify
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 from tessella.learner import learn
@@ -34,9 +33,6 @@ from tessella.runs import RunFolder
 from tessella.schedules import Schedule
 from tessella.teacher import Remembered, Taught, Teacher
 from tessella.transfer import freeze, transfer
-
-IN_MEMORY = 2**31
-"""Bytes of decoded training images up to which all are kept; more are decoded as they are needed."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +127,6 @@ def validate(source: Source, recipe: Classification, model: nn.Module) -> dict[s
         sums += torch.stack([loss, (ranks < 1).sum(), (ranks < 5).sum()]).double()
     loss, first, five = (sums / len(source.labels)).tolist()
     return {"loss": loss, "accuracy": 100 * first, "top5": 100 * five}
-
-
-def source_of(pictures: Pictures, image: Preprocess, whole: bool = True) -> Source:
-    """Pictures decoded into memory where whole ones are wanted and they have room, else opened one by one."""
-    room = len(pictures) * image.channels * image.size[0] * image.size[1]
-    if whole and room <= IN_MEMORY:
-        return Held(as_array(pictures, image), torch.as_tensor(pictures.labels, dtype=torch.long))
-    return Opened(pictures, image)
 
 
 def read_images(recipe: Classification, data: Path, quarantine: Quarantine) -> Images:

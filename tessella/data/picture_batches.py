@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,16 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from tessella.data.augment import Augment
 from tessella.data.batches import Position
+from tessella.data.pictures import Pictures, as_array
 from tessella.data.pixels import Preprocess, fitted, normalised, random_resized_crop
 from tessella.errors import InputError
-
-if TYPE_CHECKING:
-    from tessella.data.pictures import Pictures
 
 Batch = dict[str, Tensor]
 Key = tuple[int, int, Sequence[int]]
 """Epoch, number of the batch in it, and the pictures of the batch."""
 PLAIN = Augment()
+IN_MEMORY = 2**31
+"""Bytes of decoded pictures up to which all are kept; more are decoded as they are needed."""
 
 
 class Source(Protocol):
@@ -89,8 +89,30 @@ class Opened:
         return torch.from_numpy(np.stack(cut))
 
 
+def source_of(pictures: Pictures, image: Preprocess, whole: bool = True) -> Source:
+    """Pictures decoded into memory where whole ones are wanted and they have room, else opened one by one."""
+    room = len(pictures) * image.channels * image.size[0] * image.size[1]
+    if whole and room <= IN_MEMORY:
+        return Held(as_array(pictures, image), torch.as_tensor(pictures.labels, dtype=torch.long))
+    return Opened(pictures, image)
+
+
+class Data(Protocol):
+    """What a stream is made of: the pictures of each batch of an epoch, and the batch itself."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, number: int, size: int) -> np.ndarray:
+        """Long batches ``size``."""
+        ...
+
+    def batch(self, epoch: int, number: int, indices: Sequence[int]) -> Batch:
+        """One batch. Raises InputError that names a picture which cannot be read."""
+        ...
+
+
 @dataclass(frozen=True)
-class PictureData(Dataset[Batch | InputError]):
+class PictureData:
     """Pictures of a source, prepared and augmented. What a batch looks like depends on seed, epoch and number only."""
 
     source: Source
@@ -101,25 +123,25 @@ class PictureData(Dataset[Batch | InputError]):
     def __len__(self) -> int:
         return len(self.source.labels)
 
-    def __getitem__(self, key: Key) -> Batch | InputError:
-        """Like ``batch``, for worker processes: there an error is handed over, or it would come out as a traceback."""
-        try:
-            return self.batch(*key)
-        except InputError as error:
-            return InputError(str(error))  # a plain one, whatever its subclass needs to be built again
-
     def batch(self, epoch: int, number: int, indices: Sequence[int]) -> Batch:
         """One batch. Raises InputError that names a picture which cannot be read."""
-        crops, changes, finish = np.random.default_rng([self.seed, epoch, number]).spawn(3)
-        images = self.source.cropped(indices, self.augment, crops)
-        fill = [round(255 * mean) for mean in self.preprocess.mean]
         index = torch.as_tensor(indices, dtype=torch.long)
         batch = {
-            "image": normalised(self.augment.changed(images, changes, fill), self.preprocess),
+            "image": normalised(self.drawn(epoch, number, indices), self.preprocess),
             "label": self.source.labels[index],
             "index": index,
         }
-        return self.augment.finished(batch, finish)
+        return self.augment.finished(batch, self._random(epoch, number)[2])
+
+    def drawn(self, epoch: int, number: int, indices: Sequence[int]) -> Tensor:
+        """The pictures of one batch, cropped and changed, but neither normalised nor finished: bytes b v r c."""
+        crops, changes, _ = self._random(epoch, number)
+        images = self.source.cropped(indices, self.augment, crops)
+        return self.augment.changed(images, changes, [round(255 * mean) for mean in self.preprocess.mean])
+
+    def _random(self, epoch: int, number: int) -> list[np.random.Generator]:
+        """For cropping, changing and finishing a batch."""
+        return np.random.default_rng([self.seed, epoch, number]).spawn(3)
 
     def epoch(self, number: int, size: int) -> np.ndarray:
         """The pictures of each batch of an epoch (from 0): long batches ``size``.
@@ -136,7 +158,7 @@ class PictureData(Dataset[Batch | InputError]):
 class _Schedule:
     """The keys of all batches from a position on; ``after`` holds the positions of those handed out."""
 
-    def __init__(self, data: PictureData, size: int, position: Position, epochs: int | None):
+    def __init__(self, data: Data, size: int, position: Position, epochs: int | None):
         self.data, self.size, self.position, self.epochs = data, size, position, epochs
         self.after: deque[Position] = deque()
 
@@ -154,7 +176,7 @@ class _Schedule:
 
 
 def stream(
-    data: PictureData,
+    data: Data,
     size: int,
     position: Position = Position(),  # noqa: B008 - frozen
     epochs: int | None = None,
@@ -186,13 +208,26 @@ def in_order(
     return _made(data, keys, workers, start)
 
 
-def _made(data: PictureData, keys: Iterable[Key], workers: int, start: str | None) -> Iterator[Batch]:
+@dataclass(frozen=True)
+class _Made(Dataset[Batch | InputError]):
+    """Batches by key in worker processes: there an error is handed over, or it would come out as a traceback."""
+
+    data: Data
+
+    def __getitem__(self, key: Key) -> Batch | InputError:
+        try:
+            return self.data.batch(*key)
+        except InputError as error:
+            return InputError(str(error))  # a plain one, whatever its subclass needs to be built again
+
+
+def _made(data: Data, keys: Iterable[Key], workers: int, start: str | None) -> Iterator[Batch]:
     """The batch of each key, made here or by workers, in order."""
     if workers == 0:
         yield from (data.batch(*key) for key in keys)
         return
     loader = DataLoader(
-        data,
+        _Made(data),
         sampler=keys,
         batch_size=None,
         num_workers=workers,
