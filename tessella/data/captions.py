@@ -79,7 +79,7 @@ def said(cells: Sequence[Cell], place: tuple[str, int], refuse: Refuse, what: st
     for cell in cells:
         text, fault = sentence(cell)
         if fault:
-            refuse(*place, f"{what}: {fault}", (cell or "")[:1000])
+            refuse(*place, f"{what}: {fault}", cell or "")
         else:
             texts.append(" ".join(text.split()))
     if not cells and what == "caption":

@@ -110,6 +110,7 @@ class Sayings:
 
     def in_order(self, size: int, full: bool = False) -> Iterator[tuple[Tensor, np.ndarray]]:
         """All texts in order, ``size`` at a time: (long b n, the picture of each, long b)."""
+        picture = self.picture
         for start in range(0, len(self.ids), size):
             numbers = np.arange(start, min(start + size, len(self.ids)))
-            yield self.ids.padded(numbers, full), self.picture[numbers]
+            yield self.ids.padded(numbers, full), picture[numbers]

@@ -17,7 +17,7 @@ from PIL import Image
 from tessella.data.albums import Listing, Picture, PictureColumns
 from tessella.data.layouts import SPLIT_OF, find_albums, numbering
 from tessella.data.pixels import Preprocess, Unreadable, decode, fitted, header
-from tessella.data.quarantine import Quarantine
+from tessella.data.quarantine import Quarantine, shown
 from tessella.errors import InputError
 
 if TYPE_CHECKING:
@@ -272,9 +272,8 @@ def split_of(path: Path, split: str | None, albums: Mapping[str, object]) -> str
 def reporter(quarantine: Quarantine | None) -> Callable[..., None]:
     """What is called with (file, row, reason, sample) for each thing that cannot be used."""
 
-    def refuse(file: str, row: int, reason: str, sample: str = "") -> None:
-        raise InputError(
-            f"{file}{f' row {row}' if row else ''} is not usable: {reason}{f' ({sample})' if sample else ''}"
-        )
+    def refuse(file: str, row: int, reason: str, sample: str | bytes = "") -> None:
+        told = f" ({shown(sample)})" if sample else ""
+        raise InputError(f"{file}{f' row {row}' if row else ''} is not usable: {reason}{told}")
 
     return refuse if quarantine is None else quarantine.add

@@ -24,6 +24,12 @@ class Item:
     sample: str
 
 
+def shown(sample: str | bytes) -> str:
+    """The first 80 characters of something that may be anything, in a printable form."""
+    text = sample[: 4 * SAMPLE].decode("utf-8", "backslashreplace") if isinstance(sample, bytes) else sample
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:SAMPLE])[:SAMPLE]
+
+
 class Quarantine:
     """What was set aside so far, in the order it was met. ``len()`` counts it, iteration gives the items."""
 
@@ -32,9 +38,7 @@ class Quarantine:
 
     def add(self, where: str | os.PathLike[str], line: int, reason: str, sample: str | bytes = "") -> None:
         """Set one thing aside. ``sample`` may be raw bytes; its first 80 characters are kept in a printable form."""
-        text = sample[: 4 * SAMPLE].decode("utf-8", "backslashreplace") if isinstance(sample, bytes) else sample
-        shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:SAMPLE])
-        self._items.append(Item(os.fspath(where), line, reason, shown[:SAMPLE]))
+        self._items.append(Item(os.fspath(where), line, reason, shown(sample)))
 
     def __len__(self) -> int:
         return len(self._items)

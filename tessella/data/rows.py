@@ -216,8 +216,9 @@ def _opened_csv(
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path} looks like UTF-16; save it as UTF-8")
     tabs = path.suffix == ".tsv"
+    header = start.partition(b"\n")[0]
     parsing = pyarrow.csv.ParseOptions(
-        delimiter="\t" if tabs else ",",
+        delimiter="\t" if tabs or (b"\t" in header and b"," not in header) else ",",  # open_clip has .csv with tabs
         quote_char=False if tabs else '"',
         newlines_in_values=not tabs,
         ignore_empty_lines=False,

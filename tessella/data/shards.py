@@ -139,7 +139,7 @@ def _note(sample: _Sample, name: str, ending: str, content: bytes, refuse: Refus
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        refuse(name, 0, "not a JSON object", content[:1000])
+        refuse(name, 0, "not a JSON object", content)
         return
     for field_name, value in found.items():
         cells = value if isinstance(value, list) else [value]
