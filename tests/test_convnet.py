@@ -31,6 +31,7 @@ TRUNKS = {
     "padded": ResNet(entry=SMALL, shortcut="padded", **STAGES),
     "bottleneck": ResNet(entry=Entry(width=8), blocks="bottleneck", **STAGES),
     "group-norm": ResNet(entry=Entry(width=32, size=3), norm="group", depths=(1, 1), widths=(32, 64)),
+    "layer-norm": ResNet(entry=SMALL, norm="layer", **STAGES),
     "bit": BiT(entry=Entry(width=32, pool="max-of-zeros"), depths=(2, 1), widths=(128, 256)),
     "regnet": RegNet(entry=Entry(width=32, size=3, stride=2, pool="none"), group=8, **STAGES),
     "vgg": VGG(depths=(1, 2), widths=(8, 16)),
@@ -208,7 +209,9 @@ def test_any_image_has_a_grid(name, rows, cols):
             return
         expected = rows // 4, cols // 4
     else:
-        halvings = {"basic": 1, "padded": 1, "bottleneck": 3, "group-norm": 3, "bit": 3, "regnet": 3}[name]
+        halvings = {"basic": 1, "padded": 1, "bottleneck": 3, "group-norm": 3, "layer-norm": 1, "bit": 3, "regnet": 3}[
+            name
+        ]
         expected = -(-rows // 2**halvings), -(-cols // 2**halvings)
     out = trunk(tokens)
     assert out.grid == expected

@@ -40,8 +40,15 @@ def group_norm(dim: int, of: Make = nn.GroupNorm) -> nn.Module:
     return of(GROUPS, dim)
 
 
+class PixelNorm(nn.LayerNorm):
+    """Each pixel's channels normalised over themselves, as in a Transformer: b d r c -> b d r c."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(super().forward(rearrange(x, "b d r c -> b r c d")), "b r c d -> b d r c")
+
+
 GROUPS = 32
-NORMS: dict[str, Make] = {"batch": nn.BatchNorm2d, "group": group_norm}
+NORMS: dict[str, Make] = {"batch": nn.BatchNorm2d, "group": group_norm, "layer": PixelNorm}
 """What normalises a raster, given its width."""
 
 Pool = Literal["none", "max", "max-of-zeros"]
@@ -149,7 +156,7 @@ class ResNet(Staged):
     """
 
     blocks: Literal["basic", "bottleneck"] = "basic"
-    norm: Literal["batch", "group"] = "batch"
+    norm: Literal["batch", "group", "layer"] = "batch"
     shortcut: Literal["projected", "padded"] = "projected"
 
     def enter(self) -> Layer:

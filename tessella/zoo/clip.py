@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tessella.heads import Embed
 from tessella.models import Encoder, Towers
@@ -63,12 +63,14 @@ def small_clip(
     channels: int = 3,
     dropout: float = 0.1,
     drop_path: float = 0.0,
+    norm: Literal["batch", "group", "layer"] = "batch",
     bias: float | None = None,
 ) -> Towers:
     """The spec of two small towers. Images may have any size; image_size is for the sake of other families.
 
-    length: the most ids of a text. dropout: of the text tower. drop_path: stochastic depth of the image tower. bias:
-    see `Towers`; -10 with the sigmoid loss.
+    length: the most ids of a text. dropout: of the text tower. drop_path: stochastic depth of the image tower. norm:
+    of the image tower; "batch" is the quickest, but batches cannot be computed in chunks with it. bias: see `Towers`;
+    -10 with the sigmoid loss.
     """
     measures = SMALL[size]
     trunk = ResNet(
@@ -77,6 +79,7 @@ def small_clip(
         depths=measures.depths,
         widths=measures.widths,
         drop_path=drop_path,
+        norm=norm,
     )
     head = Embed(dim=trunk.width, width=measures.width, pool="mean")
     image = Encoder(stem=Pixels(dim=channels), trunk=trunk, head=head)
