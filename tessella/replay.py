@@ -84,7 +84,7 @@ def _add(sums: list[Tensor | None], gradients: tuple[Tensor | None, ...]) -> Non
 
 @contextlib.contextmanager
 def _precision(device: torch.device, enabled: bool, dtype: torch.dtype) -> Iterator[None]:
-    """Autocast as it was, without its memory: a weight cast where no gradient was wanted would be used again."""
+    """Autocast as it was, without its memory, where older torch finds weights that were cast without a gradient."""
     with torch.autocast(device.type, dtype, enabled, cache_enabled=False):
         yield
 
