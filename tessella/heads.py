@@ -7,11 +7,14 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tessella.attention import Attention
 from tessella.dropout import Dropout
+from tessella.errors import InputError
+from tessella.positions import LearnedGrid
 from tessella.spec import Spec, spec
 from tessella.tokens import Tokens
 
@@ -81,6 +84,28 @@ class Embed(Head):
         return EmbedHead(self)
 
 
+@spec("attention-pool")
+class AttentionPool(Head):
+    """A vector for a whole raster: what its mean sees when it attends to all (Radford et al. 2021, sec. 2.4).
+
+    grid: rows and columns that its positions are made for; those of others are resized.
+    """
+
+    dim: int
+    width: int = Field(512, ge=1)
+    heads: int = Field(32, ge=1)
+    grid: tuple[int, int] = (7, 7)
+
+    @model_validator(mode="after")
+    def _heads_divide(self):
+        if self.dim % self.heads:
+            raise InputError(f"dim {self.dim} is not divisible by heads {self.heads}")
+        return self
+
+    def build(self) -> AttentionPoolHead:
+        return AttentionPoolHead(self)
+
+
 def last(tokens: Tokens) -> Tensor:
     """The last kept token of each: b n d -> b d."""
     if tokens.keep is None:
@@ -145,6 +170,26 @@ class EmbedHead(nn.Module):
 
     def forward(self, tokens: Tokens) -> Tensor:
         return self.project(POOLS[self.pool](tokens))
+
+
+class AttentionPoolHead(nn.Module):
+    """Tokens -> b width, not normalised.
+
+    [mean] [p1] .. [pN] + learned positions; one query, of the mean, and keys and values of all
+    """
+
+    def __init__(self, s: AttentionPool):
+        super().__init__()
+        self.positions = LearnedGrid(spread=s.dim**-0.5).build(s.dim, s.grid, special=1)
+        self.attn = Attention(s.dim, s.heads, out=nn.Linear(s.dim, s.width))
+        nn.init.zeros_(self.attn.out.bias)  # pyright: ignore[reportArgumentType]  # of a linear layer
+        for linear in (self.attn.q, self.attn.k, self.attn.v, self.attn.out):
+            nn.init.normal_(linear.weight, 0, s.dim**-0.5)  # pyright: ignore[reportArgumentType]  # likewise
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        x = raster(tokens)
+        x = self.positions(torch.cat([x.mean(dim=1, keepdim=True), x], dim=1), tokens.grid)
+        return rearrange(self.attn(x[:, :1], self.attn.keys_values(x)), "b 1 e -> b e")
 
 
 class VGGClassesHead(nn.Module):

@@ -17,7 +17,7 @@ from tessella.state import State
 from tessella.stems import patches as _patches  # noqa: F401  all kinds must be known to read a model from a file
 from tessella.stems.words import Stem, Words
 from tessella.tokens import Tokens
-from tessella.trunks import bit, convnet, cvt, recurrent, regnet, swin, vgg  # noqa: F401  for the same reason
+from tessella.trunks import bit, clip_resnet, convnet, cvt, recurrent, regnet, swin, vgg  # noqa: F401  likewise
 from tessella.trunks.plain import Trunk
 
 

@@ -48,12 +48,13 @@ class Sinusoidal(Positions):
 
 @spec("learned")
 class Learned(Positions):
-    """One trained vector a position, up to a length; N(0, 0.02) at first."""
+    """One trained vector a position, up to a length; N(0, spread) at first."""
 
     length: int
+    spread: float = 0.02
 
     def build(self, dim: int) -> nn.Module:
-        return LearnedPositions(self.length, dim)
+        return LearnedPositions(self.length, dim, self.spread)
 
 
 class GridPositions(Spec):
@@ -74,10 +75,12 @@ class NoGrid(GridPositions):
 
 @spec("learned-grid")
 class LearnedGrid(GridPositions):
-    """One trained vector a token, N(0, 0.02) at first (Dosovitskiy et al. 2021, sec. 3.1), resized for other grids."""
+    """A trained vector a token, N(0, spread) at first (Dosovitskiy et al. 2021, sec. 3.1); resized for other grids."""
+
+    spread: float = 0.02
 
     def build(self, dim: int, grid: Grid, special: int) -> nn.Module:
-        return LearnedGridPositions(dim, grid, special)
+        return LearnedGridPositions(dim, grid, special, self.spread)
 
 
 @spec("sincos-grid")
@@ -116,9 +119,9 @@ class SinusoidalPositions(nn.Module):
 class LearnedPositions(nn.Module):
     """x + table[start : start + n]; longer inputs are refused, never cut."""
 
-    def __init__(self, length: int, dim: int):
+    def __init__(self, length: int, dim: int, spread: float = 0.02):
         super().__init__()
-        self.table = nn.Parameter(torch.empty(length, dim).normal_(0, 0.02))
+        self.table = nn.Parameter(torch.empty(length, dim).normal_(0, spread))
 
     def forward(self, x: Tensor, start: int = 0) -> Tensor:
         stop = start + x.shape[1]
@@ -130,11 +133,11 @@ class LearnedPositions(nn.Module):
 class LearnedGridPositions(nn.Module):
     """x + table; `table` (special + r c) d belongs to one grid, and is resized bicubically where x has another."""
 
-    def __init__(self, dim: int, grid: Grid, special: int):
+    def __init__(self, dim: int, grid: Grid, special: int, spread: float = 0.02):
         super().__init__()
         self.grid, self.special = grid, special
         self.table = nn.Parameter(torch.empty(special + grid[0] * grid[1], dim))
-        nn.init.trunc_normal_(self.table, std=0.02)
+        nn.init.trunc_normal_(self.table, std=spread)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         return x + resized(self.table, self.grid, grid, self.special).to(x.dtype)

@@ -35,6 +35,8 @@ class Patches(Stem):
     """A learned bias of the linear layer."""
     norm: float | None = Field(None, gt=0)
     """Epsilon of a LayerNorm behind the positions, as in CLIP; None for no such norm."""
+    spread: float = 0.02
+    """Standard deviation of the tokens in front at first."""
 
     @model_validator(mode="after")
     def _patches_tile(self):
@@ -80,7 +82,7 @@ class PatchesStem(nn.Module):
         super().__init__()
         self.patch = nn.Conv2d(s.channels, s.dim, s.patch, s.patch, bias=s.bias)
         self.special = nn.Parameter(torch.empty(s.special, s.dim))
-        nn.init.trunc_normal_(self.special, std=0.02)
+        nn.init.trunc_normal_(self.special, std=s.spread)
         self.positions = s.positions.build(s.dim, s.grid, s.special)
         self.drop = Dropout(s.dropout)
         self.norm = nn.Identity() if s.norm is None else nn.LayerNorm(s.dim, s.norm)

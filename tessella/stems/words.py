@@ -33,6 +33,8 @@ class Words(Stem):
     pad: int = 0
     end: int | None = None
     """The id that ends a text, for vocabularies without a padding of their own: what follows the first is not kept."""
+    spread: float | None = None
+    """Standard deviation of the embedding at first; None: 1 / sqrt(dim)."""
 
     def build(self) -> WordsStem:
         return WordsStem(self)
@@ -46,7 +48,7 @@ class WordsStem(nn.Module):
         self.pad, self.end = s.pad, s.end
         self.scale = s.dim**0.5 if s.scale is None else s.scale
         self.embedding = nn.Embedding(s.vocab, s.dim)
-        nn.init.normal_(self.embedding.weight, 0, s.dim**-0.5)
+        nn.init.normal_(self.embedding.weight, 0, s.dim**-0.5 if s.spread is None else s.spread)
         self.positions = s.positions.build(s.dim)
         self.drop = Dropout(s.dropout)
 

@@ -51,13 +51,31 @@ GROUPS = 32
 NORMS: dict[str, Make] = {"batch": nn.BatchNorm2d, "group": group_norm, "layer": PixelNorm}
 """What normalises a raster, given its width."""
 
-Pool = Literal["none", "max", "max-of-zeros"]
+Pool = Literal["none", "max", "max-of-zeros", "mean"]
 POOLS: dict[Pool, Make] = {
     "none": nn.Identity,
     "max": partial(nn.MaxPool2d, 3, 2, padding=1),
     "max-of-zeros": lambda: nn.Sequential(nn.ZeroPad2d(1), nn.MaxPool2d(3, 2)),
+    "mean": lambda: Means(2),
 }
 """What follows the first convolution; beyond the border lies nothing, or zeros."""
+
+
+class Means(nn.Module):
+    """Means of squares of pixels, b d r c -> b d r/size c/size, rounding down."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, cols = x.shape[-2:]
+        if min(rows, cols) < self.size:
+            raise InputError(
+                f"the image is too small: {rows} x {cols} of its pixels are left where {self.size} x {self.size} are "
+                "averaged; use a larger one"
+            )
+        return F.avg_pool2d(x, self.size)
 
 
 class Layer(nn.Module):

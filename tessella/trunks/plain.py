@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -36,11 +36,27 @@ def rates(last: float, depth: int) -> list[float]:
     return [last * i / max(depth - 1, 1) for i in range(depth)]
 
 
+def scaled(block: Any, width: int, depth: int) -> Any:
+    """A block with normal weights, whose branches add up to the same size in a stack of any depth.
+
+    Standard deviations are 1/sqrt(width), before the activation 1/sqrt(2 width), and of what is added to the residual
+    1/sqrt(2 depth width) (Radford et al. 2019, sec. 2.3; the code of Radford et al. 2021).
+    """
+    attentions = [attn for attn in (block.attn, block.cross) if attn is not None]
+    for linear in (part for attn in attentions for part in (attn.q, attn.k, attn.v)):
+        nn.init.normal_(linear.weight, 0, width**-0.5)
+    nn.init.normal_(block.mlp.rise.weight, 0, (2 * width) ** -0.5)
+    for linear in (*(attn.out for attn in attentions), block.mlp.fall):
+        nn.init.normal_(linear.weight, 0, (2 * depth * width) ** -0.5)
+    return block
+
+
 class Stack(Trunk):
     """What encoder and decoder stacks share (Vaswani et al. 2017, table 3).
 
     norm: "post" as in the paper; "post+final" adds a LayerNorm after the last block, as torch.nn.Transformer does;
     "pre" normalises inside the residual and after the last block.
+    initial: weights as the parts draw them ("xavier"), or smaller the more of them add up ("scaled").
     """
 
     dim: int = 512
@@ -53,6 +69,7 @@ class Stack(Trunk):
     eps: float = 1e-5
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth: how often a sample skips a branch of the last block; less before, and never in the first."""
+    initial: Literal["xavier", "scaled"] = "xavier"
 
     @model_validator(mode="after")
     def _heads_divide(self):
@@ -63,12 +80,13 @@ class Stack(Trunk):
     def block(self, number: int, memory: int | None = None) -> Block:
         """Block `number` (from 0); memory is the width of what it cross-attends to, None for no cross-attention."""
         path = rates(self.drop_path, self.depth)[number]
-        return Block(
+        block = Block(
             Attention(self.dim, self.heads),
             FeedForward(self.dim, self.hidden, self.activation),
             partial(RESIDUALS[self.norm], self.dim, self.dropout, self.eps, path),
             cross=None if memory is None else Attention(self.dim, self.heads, context_dim=memory),
         )
+        return block if self.initial == "xavier" else scaled(block, self.dim, self.depth)
 
     def final_norm(self) -> nn.Module:
         """What follows the last block."""
