@@ -80,10 +80,10 @@ class Pictures:
 
     def decode(self, number: int, channels: int = 3, wanted: tuple[int, int] | None = None) -> Image.Image:
         """A picture, upright, RGB (3) or grey (1); see ``pixels.decode``. Raises InputError that names it."""
-        picture = self.read(number)
-        if isinstance(picture, np.ndarray):
-            return Image.fromarray(picture).convert("RGB" if channels == 3 else "L")
         try:
+            picture = self.read(number)
+            if isinstance(picture, np.ndarray):
+                return Image.fromarray(picture).convert("RGB" if channels == 3 else "L")
             return decode(picture, channels, wanted=wanted)
         except Unreadable as error:
             raise Unreadable(self.name(number), error.reason, error.detail) from None
@@ -233,12 +233,15 @@ def each(pictures: Pictures, work: Callable[[int], R], workers: int | None = Non
 
 
 def _threads(pictures: Pictures) -> int:
-    some = (pictures.read(number) for number in range(0, len(pictures), max(1, len(pictures) // 20)))
-    sizes = [_bytes(picture) for picture in some]
+    sizes = [_bytes(pictures, number) for number in range(0, len(pictures), max(1, len(pictures) // 20))]
     return (os.cpu_count() or 1) if sizes and np.median(sizes) >= LARGE_FILE else 1
 
 
-def _bytes(picture: Picture) -> int:
+def _bytes(pictures: Pictures, number: int) -> int:
+    try:
+        picture = pictures.read(number)
+    except Unreadable:
+        return 0
     if isinstance(picture, Path):
         return picture.stat().st_size if picture.is_file() else 0
     return len(picture) if isinstance(picture, bytes) else 0

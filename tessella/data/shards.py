@@ -87,7 +87,7 @@ def told_by_shards(paths: list[Path], columns: CaptionColumns, refuse: Refuse) -
             member, cells = sample.texts.get(columns.negative or "", (sample.name, []))
             negatives.append(wrong([cells], (member, 0), refuse))
     for wanted in ({*_fields(columns)}, {columns.negative} - {None}):
-        if names and wanted and not wanted & fields:
+        if fields and wanted and not wanted & fields:
             asked = ", ".join(f"'{name}'" for name in sorted(map(str, wanted)))
             near = did_you_mean(min(map(str, wanted)), fields)
             raise InputError(f"{paths[0]}{' …' if len(paths) > 1 else ''}: no picture has a {asked}{near}")
