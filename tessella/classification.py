@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,17 @@ class Images:
     training: Pictures
     validation: Pictures
 
+    def told(self, set_aside: int) -> Iterator[str]:
+        """How many there are, the classes in their order, and those that validation cannot tell about."""
+        classes = self.training.classes
+        yield (
+            f"{len(self.training):,} images to learn from, {len(self.validation):,} to validate, "
+            f"{set_aside:,} set aside; {len(classes)} classes: {_some(classes)}"
+        )
+        lacking = [name for name, count in zip(classes, self.validation.counts, strict=True) if not count]
+        if lacking:
+            yield f"no image to validate, so that no score tells of it: {_some(lacking)}"
+
 
 def train(
     recipe: Classification, data: Path, out: Path, resume: bool = False, say: Callable[[str], None] = print
@@ -54,34 +65,32 @@ def train(
     if isinstance(recipe.objective, Distill) and recipe.teacher is None:
         raise InputError("there is no teacher to learn from; name one with --teacher RUN")
     fabric = launch(recipe.loop)
+    first = fabric.is_global_zero
+    say = say if first else lambda line: None
+    if first and not resume:
+        RunFolder.require_vacant(out)
     quarantine = Quarantine()
     images = read_images(recipe, data, quarantine)
-    classes = images.training.classes
-    if fabric.is_global_zero:
-        run = RunFolder.resume(out) if resume else RunFolder.create(out)
-        _prepare(run, recipe, images, quarantine, data, resume)
-        say(
-            f"{len(images.training):,} images to learn from, {len(images.validation):,} to validate, "
-            f"{len(quarantine):,} set aside; {len(classes)} classes: {', '.join(classes[:12])}"
-            f"{' …' if len(classes) > 12 else ''}"
-        )
-    fabric.barrier()
-    run = RunFolder(out)
+    if first and resume:
+        _same_images(RunFolder.resume(out), images, data)
+    for line in images.told(len(quarantine)):
+        say(line)
     seed_all(recipe.loop.seed, 0)
-    model = with_classes(recipe.model, len(classes)).build()
+    model = with_classes(recipe.model, len(images.training.classes)).build()
     if recipe.start and not resume:
         transfer(model, opened(recipe.start)[0].weights(), say)
     if recipe.freeze:
         freeze(model)
-    if fabric.is_global_zero:
-        learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
     lesson = lesson_of(recipe, model, images)
     loop = in_steps(recipe.loop, len(images.training), recipe.batch)
-    schedule = in_time(recipe.schedule, loop, say if fabric.is_global_zero else lambda line: None)
-    standing = learn(lesson, run, loop, recipe.optimizer, schedule, fabric)
-    if fabric.is_global_zero:
-        say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
+    schedule = in_time(recipe.schedule, loop, say)
+    if first and not resume:  # not before all that may be refused: the corrected command can have the same folder
+        _begin(RunFolder.create(out), recipe, images, quarantine, data)
+    fabric.barrier()
+    standing = learn(lesson, RunFolder(out), loop, recipe.optimizer, schedule, fabric)
+    say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
     return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
 
 
@@ -99,7 +108,7 @@ def in_time(schedule: Schedule, loop: LoopSpec, say: Callable[[str], None]) -> S
     if loop.steps is None or 4 * warmup <= loop.steps:
         return schedule
     shorter = max(1, loop.steps // 10)
-    say(f"the warm-up is {shorter} steps instead of {warmup}: the training has only {loop.steps}")
+    say(f"warm-up, in steps: {shorter} instead of {warmup}, for the training has only {loop.steps}")
     return schedule.replace(warmup=shorter)
 
 
@@ -181,18 +190,20 @@ def _taught(recipe: Classification, classes: Sequence[str], held: Source) -> Cal
     return Remembered(recipe.objective, torch.cat(answers))
 
 
-def _prepare(
-    run: RunFolder, recipe: Classification, images: Images, quarantine: Quarantine, data: Path, resume: bool
-) -> None:
-    """Writes what a run holds before its first step; on resume, checks that it is the same."""
-    fingerprint = images.training.fingerprint()
-    if resume:
-        before = run.manifest.get("data", {})
-        if before.get("sha256") != fingerprint:
-            raise InputError(f"the images in {data} are not those the run was begun with ({before.get('path')})")
-        return
+def _some(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:12])}{' …' if len(names) > 12 else ''}"
+
+
+def _same_images(run: RunFolder, images: Images, data: Path) -> None:
+    before = run.manifest.get("data", {})
+    if before.get("sha256") != images.training.fingerprint():
+        raise InputError(f"the images in {data} are not those the run was begun with ({before.get('path')})")
+
+
+def _begin(run: RunFolder, recipe: Classification, images: Images, quarantine: Quarantine, data: Path) -> None:
+    """Writes what a run holds before its first step."""
     classes = images.training.classes
     run.write_text("labels.json", json.dumps(classes, ensure_ascii=False, indent=0))
     run.write_text("recipe.yaml", to_yaml(recipe.replace(model=with_classes(recipe.model, len(classes)))))
     run.write("quarantine.jsonl", quarantine.save)
-    run.note(data={"path": str(data), "sha256": fingerprint})
+    run.note(data={"path": str(data), "sha256": images.training.fingerprint()})

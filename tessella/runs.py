@@ -33,12 +33,18 @@ class RunFolder:
         self.path = Path(path)
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
 
+    @staticmethod
+    def require_vacant(path: str | Path) -> None:
+        """InputError if something is there already, so that no new run can be."""
+        path = Path(path)
+        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+            raise InputError(f"{path} is not empty; go on with it (--resume {path}) or choose another folder")
+
     @classmethod
     def create(cls, path: str | Path) -> RunFolder:
         """A new, empty run. Errors: InputError if something is there already, or nothing can be written."""
+        cls.require_vacant(path)
         run = cls(path)
-        if run.path.is_file() or (run.path.is_dir() and any(run.path.iterdir())):
-            raise InputError(f"{run.path} is not empty; go on with it (--resume {run.path}) or choose another folder")
         with files.explained(run.path):
             run.path.mkdir(parents=True, exist_ok=True)
         versions = {name: _version(name) for name in ("tessella", "torch", "safetensors", "tokenizers")}

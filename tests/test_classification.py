@@ -24,7 +24,8 @@ from tessella.losses import distance, mixed_cross_entropy
 from tessella.models import Encoder
 from tessella.objectives import Classify, Distill, Hard, Soft
 from tessella.optimizers import AdamW, grouped
-from tessella.recipes.vision import Classification, ClassifierOptions, LabelledImages, Teacher, chosen, classify
+from tessella.recipes.recipe import Chosen
+from tessella.recipes.vision import Classification, LabelledImages, Teacher, chosen, classify
 from tessella.runs import RunFolder
 from tessella.schedules import Cosine
 from tessella.stems.patches import Patches
@@ -32,12 +33,12 @@ from tessella.transfer import freeze, transfer
 from tessella.trunks.plain import Plain
 
 
-def small(special: int = 1, classes: int = 0, size: int = 16) -> Encoder:
+def small(special: int = 1, classes: int = 0, size: int = 16, depth: int = 2) -> Encoder:
     """A ViT of a few thousand weights."""
     head = Distilled(dim=16, classes=classes) if special == 2 else Classes(dim=16, classes=classes)
     return Encoder(
         stem=Patches(dim=16, patch=4, size=(size, size), special=special),
-        trunk=Plain(dim=16, depth=2, heads=2, hidden=32, dropout=0.0, norm="pre", activation="gelu"),
+        trunk=Plain(dim=16, depth=depth, heads=2, hidden=32, dropout=0.0, norm="pre", activation="gelu"),
         head=head,
     )
 
@@ -298,13 +299,13 @@ def test_rates_fall_towards_the_input():
 
 
 def test_a_named_model_brings_its_preparation():
-    made = chosen(classify(), ClassifierOptions(model="vit_small_patch16_224", image_size=160))
+    made = chosen(classify(), Chosen(model="vit_small_patch16_224", image_size=160))
     assert made.image.size == (160, 160) and made.image.mean == (0.5, 0.5, 0.5)
     assert made.model.stem.size == (160, 160)
-    small_one = chosen(classify(), ClassifierOptions(model="resnet20_cifar"))
+    small_one = chosen(classify(), Chosen(model="resnet20_cifar"))
     assert small_one.augment.crop == "pad" and small_one.image.size == (32, 32)
     with pytest.raises(InputError, match="did you mean 'vit_small_patch16_224'"):
-        chosen(classify(), ClassifierOptions(model="vit_small_patch16_244"))
+        chosen(classify(), Chosen(model="vit_small_patch16_244"))
 
 
 def test_a_student_without_a_teacher_is_refused(photos, tmp_path):
@@ -315,7 +316,7 @@ def test_a_student_without_a_teacher_is_refused(photos, tmp_path):
 def test_a_start_brings_its_model(photos, finished, tmp_path):
     """At another size, too: its positions are resized, and the rest is as it was."""
     lines: list[str] = []
-    options = ClassifierOptions(start=str(finished), image_size=24, freeze=True)
+    options = Chosen(start=str(finished), image_size=24, freeze=True)
     tasks.train("classify", photos, tmp_path / "run", ["loop.steps=2", "schedule.warmup=1", "loop.workers=0"],
                 lines.append, options)  # fmt: skip
     run, made = predict.opened(tmp_path / "run")
@@ -323,6 +324,38 @@ def test_a_start_brings_its_model(photos, finished, tmp_path):
     assert any("resized: stem.positions.table" in line for line in lines)
     assert not any("head is fresh" in line for line in lines)
     assert run.weights()["trunk.norm.weight"].equal(RunFolder(finished).weights()["trunk.norm.weight"])
+
+
+def test_what_is_refused_leaves_no_run_behind(photos, finished, tmp_path):
+    """The command can be given again, corrected."""
+    for name in ("dawn", "dusk"):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        for path in sorted((photos / "day").iterdir())[:8]:
+            (tmp_path / "p" / name / path.name).write_bytes(path.read_bytes())
+    taught = recipe(objective=Distill(), teacher=Teacher(run=str(finished)))
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match="the teacher does not know the class 'dawn'"):
+        train(taught, tmp_path / "p", out, say=lambda line: None)
+    with pytest.raises(InputError, match="different architectures"):
+        train(recipe(model=small(depth=3), start=str(finished)), photos, out, say=lambda line: None)
+    train(taught.replace(loop=LoopSpec(steps=1, metric="accuracy")), photos, out, say=lambda line: None)
+
+
+def test_an_occupied_folder_is_refused_before_any_picture_is_read(finished, tmp_path):
+    with pytest.raises(InputError, match="is not empty; go on with it"):
+        train(recipe(), tmp_path / "nowhere", finished, say=lambda line: None)
+
+
+def test_a_class_that_validation_lacks_is_named(photos, tmp_path):
+    for split, label in (("train", "day"), ("train", "night"), ("val", "day")):
+        (tmp_path / "p" / split / label).mkdir(parents=True)
+        for path in sorted((photos / label).iterdir())[:8]:
+            (tmp_path / "p" / split / label / path.name).write_bytes(path.read_bytes())
+    lines: list[str] = []
+    train(
+        recipe(loop=LoopSpec(steps=1, metric="accuracy"), batch=4), tmp_path / "p", tmp_path / "run", say=lines.append
+    )
+    assert any("no image to validate" in line and line.endswith(": night") for line in lines)
 
 
 def test_a_teacher_without_an_objective_that_listens_is_refused():
