@@ -191,27 +191,20 @@ def test_bad_members_are_set_aside_by_name(tmp_path: Path) -> None:
 
 def test_only_plain_files_are_read(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "t.tar", "w") as tar:
-        for name, kind in (("a", tarfile.DIRTYPE), ("b.png", tarfile.SYMTYPE), ("c.png", tarfile.LNKTYPE)):
+        for name, kind in (("a", "DIRTYPE"), ("b.png", "SYMTYPE"), ("c.png", "LNKTYPE"), ("e.png", "FIFOTYPE")):
             info = tarfile.TarInfo(name)
-            info.type, info.linkname = kind, "/etc/hostname"
+            info.type, info.linkname = getattr(tarfile, kind), "/etc/hostname"
             tar.addfile(info)
         info = tarfile.TarInfo("../../d.png")
         info.size = len(image(1))
         tar.addfile(info, io.BytesIO(image(1)))
-        tar.addfile(tarfile.TarInfo("e.fifo"))
     (tmp_path / "u.tar").write_bytes(packed([("../../d.txt", b"only a name")]))
     before = sorted(tmp_path.parent.rglob("*"))
     quarantine = Quarantine()
     for name in ("t.tar", "u.tar"):
         with pytest.raises(InputError, match="no usable picture"):
             read_captioned(tmp_path / name, quarantine=quarantine)
-    assert [item.reason for item in quarantine] == [
-        "no plain file",
-        "no plain file",
-        "no picture",
-        "no caption",
-        "no picture",
-    ]
+    assert [item.reason for item in quarantine] == ["no plain file"] * 3 + ["no caption", "no picture"]
     assert sorted(tmp_path.parent.rglob("*")) == before
 
 

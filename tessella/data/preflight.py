@@ -80,7 +80,7 @@ class Findings:
 
     def render(self, examples: int = 5) -> str:
         """All of it as plain text: what is there, what is fine, then problems, worst first, with some names each."""
-        lines = [f"{self.path}: {len(self.classes)} classes"]
+        lines = [f"{self.path}: {len(self.classes)} class{'' if len(self.classes) == 1 else 'es'}"]
         lines += [f"  {line}" for line in [*_table(self.parts), *_classes(self), *_shapes(self.parts)]]
         lines += ["", "fine", *(f"  {line}" for line in self.fine)] if self.fine else []
         for severity, title in TITLES.items():
@@ -124,7 +124,7 @@ def preflight(
         labels = np.fromiter(map(number_of, listing.labels), np.int64, len(listing.labels))
         everything = Pictures(listing, np.arange(len(labels)), labels, number_of.classes)
         findings.parts.append(_examined(name, everything, quarantine, minimum, workers))
-    checks = [_unusable(findings.parts, bad_share), _balance(findings), _twice(findings.parts), _odd(findings)]
+    checks = [_unusable(findings.parts), _too_many(findings.parts, bad_share), _balance(findings), _twice(findings.parts), _odd(findings)]
     for outcome in (outcome for check in checks for outcome in check):
         findings.problems.append(outcome) if isinstance(outcome, Problem) else findings.fine.append(outcome)
     return findings
@@ -157,13 +157,19 @@ def _digest(picture: Picture) -> bytes:
     return hashlib.sha256(picture.read_bytes() if isinstance(picture, Path) else picture).digest()
 
 
-def _unusable(parts: list[Part], bad_share: float) -> Iterator[str | Problem]:
+def _too_many(parts: list[Part], bad_share: float) -> Iterator[Problem]:
+    """What is learned from and what is validated on are judged together, as training does."""
+    judged = [part for part in parts if part.name != "test"]
+    bad, good = sum(len(part.quarantine) for part in judged), sum(len(part.pictures) for part in judged)
+    if good and bad > bad_share * (bad + good):
+        told = " and ".join(part.title for part in judged)
+        yield Problem("fatal", f"{told}: {bad:,} of {bad + good:,} cannot be used, more than {bad_share:.0%}", [])
+
+
+def _unusable(parts: list[Part]) -> Iterator[str | Problem]:
     for part in parts:
-        bad, total = len(part.quarantine), len(part.quarantine) + len(part.pictures)
         if not len(part.pictures):
             yield Problem("fatal", f"{part.title}: no usable picture", [])
-        elif bad > bad_share * total:
-            yield Problem("fatal", f"{part.title}: {bad:,} of {total:,} cannot be used, more than {bad_share:.0%}", [])
         for reason, count in part.quarantine.reasons().items():
             items = [item for item in part.quarantine if item.reason == reason]
             names = [f"{item.where} row {item.line}" if item.line else item.where for item in items]
@@ -181,12 +187,14 @@ def _balance(findings: Findings) -> Iterator[str | Problem]:
         if number == 0 and len(part.pictures) and np.count_nonzero(counts) < 2:
             yield Problem("fatal", f"{part.title}: one class only; telling apart takes two or more", [])
         elif lacking and len(part.pictures):
-            yield Problem("serious", f"{part.title}: {len(lacking)} of {len(classes)} classes have no picture", lacking)
+            verb = "has" if len(lacking) == 1 else "have"
+            what = f"{part.title}: {len(lacking)} of {len(classes)} classes {verb} no picture"
+            yield Problem("serious", what, lacking)
         if number == 0 and counts.any() and counts.max() >= UNEVEN * counts[counts > 0].min():
             few = np.flatnonzero((counts > 0) & (counts * UNEVEN <= counts.max()))
             rare = [f"{classes[which]}: {counts[which]:,}" for which in few]
             yield Problem("note", f"{part.title}: uneven; these have a tenth of the largest class or less", rare)
-    if findings.parts and not missing:
+    if findings.parts and not missing and len(classes) > 1:
         yield "every class has pictures in every split"
     folded = Counter(name.casefold() for name in classes)
     alike = [name for name in classes if folded[name.casefold()] > 1]

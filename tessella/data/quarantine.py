@@ -64,7 +64,8 @@ class Quarantine:
             return
         reasons = "; ".join(f"{reason}: {count}" for reason, count in list(self.reasons().items())[:3])
         first = self._items[0]
+        place = f"{first.where} line {first.line}" if first.line else first.where
         raise InputError(
-            f"{len(self)} of {total} lines are not usable, the limit is {share:.0%} ({reasons}); "
-            f"the first is {first.where} line {first.line}: clean the data or raise the limit"
+            f"{len(self)} of {total} are not usable, the limit is {share:.0%} ({reasons}); "
+            f"the first is {place}: clean the data or raise the limit (--set data.bad_share=…)"
         )
