@@ -11,20 +11,23 @@ import torch
 from torch import nn
 
 from tessella.classifier import Classifier
+from tessella.data.ids import Reading
 from tessella.errors import InputError
 from tessella.inference.prepare import prepare
+from tessella.matcher import Matcher
 from tessella.models import Model
+from tessella.recipes.matching import Matching, text_stem
 from tessella.recipes.named import from_yaml
 from tessella.recipes.recipe import Recipe
 from tessella.recipes.translation import Translation
 from tessella.recipes.vision import Classification
 from tessella.runs import RunFolder
-from tessella.text import Codec
+from tessella.text import Codec, Tokenizer
 from tessella.translator import Translator
 
 
 def load(path: str | Path, device: str = "auto", dtype: str = "float32") -> Any:
-    """A finished run, ready to answer: a `Translator` of a translation run, a `Classifier` of a classification run.
+    """A finished run, ready to answer: a `Translator`, a `Classifier` or a `Matcher`, by the kind of the run.
 
     path: a run folder, or ``hf://owner/name`` of a public checkpoint. device: "auto", "cpu" or "cuda". dtype:
     "float32"; "bfloat16" for speed where the hardware multiplies it faster; or "int8" for more of it on a processor,
@@ -48,7 +51,7 @@ def opened(path: str | Path) -> tuple[RunFolder, Recipe]:
 
 
 def kind_of(path: str | Path) -> str:
-    """What a run is for, "translation" or "classification", by its recipe alone: no weights are read."""
+    """What a run is for, "translation", "classification" or "matching", by its recipe alone: no weights are read."""
     if str(path).startswith("hf://"):
         return opened(path)[1].kind
     run = RunFolder(path)
@@ -80,9 +83,23 @@ def plain_classifier(run: RunFolder, recipe: Classification) -> Classifier:
     return Classifier(filled(recipe.model, run), recipe.image, classes)
 
 
+def matcher(run: RunFolder, recipe: Matching, device: torch.device, dtype: str) -> Matcher:
+    """The Matcher of a run."""
+    plain = plain_matcher(run, recipe)
+    return Matcher(prepare(plain.model.to(device), dtype), plain.image, plain.text, plain.fingerprint)
+
+
+def plain_matcher(run: RunFolder, recipe: Matching) -> Matcher:
+    """The same on the processor, with its model as it was trained."""
+    tokenizer, words = Codec.load(run.path / "codec.json").source, text_stem(recipe.model)
+    fits_side("text", words, tokenizer, str(run.path))
+    return Matcher(filled(recipe.model, run), recipe.image, Reading(tokenizer, recipe.length, recipe.begin))
+
+
 PREDICTORS: dict[str, Callable[[RunFolder, Any, torch.device, str], Any]] = {
     "translation": translator,
     "classification": classifier,
+    "matching": matcher,
 }
 """Kind of recipe -> what makes its predictor."""
 
@@ -113,13 +130,18 @@ def filled(model: Model, run: RunFolder) -> nn.Module:
 def fits(model: Any, codec: Codec, where: str) -> None:
     """Refuses a codec whose vocabularies or special ids are not those the model was built for."""
     for side, words, tokenizer in [("source", model.source, codec.source), ("target", model.target, codec.target)]:
-        if words.vocab != tokenizer.size:
-            raise InputError(
-                f"{where}: codec.json has {tokenizer.size} {side} pieces, the model {words.vocab}; "
-                "it is the codec of another run"
-            )
-        if words.pad != tokenizer.pad:
-            raise InputError(f"{where}: the codec pads the {side} with {tokenizer.pad}, the model with {words.pad}")
+        fits_side(side, words, tokenizer, where)
+
+
+def fits_side(side: str, words: Any, tokenizer: Tokenizer, where: str) -> None:
+    """The same of one tokenizer and the stem `words` that reads its ids."""
+    if words.vocab != tokenizer.size:
+        raise InputError(
+            f"{where}: codec.json has {tokenizer.size} {side} pieces, the model {words.vocab}; "
+            "it is the codec of another run"
+        )
+    if words.end is None and words.pad != tokenizer.pad:
+        raise InputError(f"{where}: the codec pads the {side} with {tokenizer.pad}, the model with {words.pad}")
 
 
 def _device(name: str) -> torch.device:

@@ -6,16 +6,28 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessella import classification, translation
+from tessella import classification, matching, translation
 from tessella.errors import InputError
 from tessella.predict import opened
+from tessella.recipes import matching as pairs
+from tessella.recipes import vision
 from tessella.recipes.named import changed, from_yaml, recipe
-from tessella.recipes.vision import Classification, ClassifierOptions, chosen
+from tessella.recipes.recipe import Chosen
 from tessella.runs import RunFolder
 from tessella.spec import override
 
-TRAINERS: dict[str, Callable[..., Any]] = {"translation": translation.train, "classification": classification.train}
+TRAINERS: dict[str, Callable[..., Any]] = {
+    "translation": translation.train,
+    "classification": classification.train,
+    "matching": matching.train,
+}
 """Kind of recipe -> (recipe, data, out, resume, say) -> what was reached."""
+CHOOSERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "classification": (vision.begun, vision.chosen),
+    "matching": (pairs.begun, pairs.chosen),
+}
+"""Kind of recipe -> what makes of it (and the recipe of a run to begin with) one that fits that run; and what (and
+`Chosen`) one with these options."""
 
 
 def train(
@@ -24,19 +36,17 @@ def train(
     out: Path,
     changes: Sequence[str],
     say: Callable[[str], None],
-    classifier: ClassifierOptions | None = None,
+    options: Chosen | None = None,
 ) -> Any:
-    """Trains a recipe by name or file; see `named.recipe` for what may be changed, `vision.chosen` for classifiers."""
+    """Trains a recipe by name or file; see `named.recipe` for what may be changed, `Chosen` for models of images."""
     made = recipe(name)
-    if classifier is not None and classifier != ClassifierOptions():
-        if not isinstance(made, Classification):
-            raise InputError(f"model, teacher, start and image size are chosen for classifiers, not for '{made.kind}'")
-        if classifier.start and not classifier.model:
-            _, theirs = opened(classifier.start)
-            if not isinstance(theirs, Classification):
-                raise InputError(f"{classifier.start} is a '{theirs.kind}' run; a classifier begins with another one")
-            made = made.replace(model=theirs.model, image=theirs.image)
-        made = chosen(made, classifier)
+    if options is not None and options != Chosen():
+        if made.kind not in CHOOSERS:
+            raise InputError(f"model, teacher, start and image size are chosen for images, not for '{made.kind}'")
+        begun, chosen = CHOOSERS[made.kind]
+        if options.start and not options.model:
+            made = begun(made, opened(options.start)[1])
+        made = chosen(made, options)
     made = changed(made, changes)
     return TRAINERS[made.kind](made, data, out, False, say)
 

@@ -7,8 +7,9 @@ import sys
 import typer
 
 from tessella.cli.exchange import export, import_
+from tessella.cli.judge import evaluate
 from tessella.cli.train import check, demo, models, recipes, story, train
-from tessella.cli.use import classify, evaluate, show, translate
+from tessella.cli.use import classify, show, translate
 from tessella.errors import InputError
 
 app = typer.Typer(

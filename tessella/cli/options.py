@@ -7,8 +7,15 @@ from typing import Annotated
 
 import typer
 
-CLASSIFIERS, TRANSLATORS = "Classifiers of images", "Translators"
+CLASSIFIERS, TRANSLATORS = "Models of images", "Translators"
+MATCHERS = "Models of images and texts"
 """Panels of --help: options that only one kind of run has."""
+TELLS = {
+    "classification": "a classifier of images",
+    "translation": "a translator",
+    "matching": "a model of images and texts",
+}
+"""Kind of a run -> what people call it."""
 
 Run = Annotated[
     str, typer.Argument(help="A run folder, or hf://owner/name of a public checkpoint.", show_default=False)
@@ -55,6 +62,20 @@ Columns = Annotated[
 ]
 Hypotheses = Annotated[int | None, typer.Option(help="Hypotheses kept.", min=1, rich_help_panel=TRANSLATORS)]
 Penalty = Annotated[float | None, typer.Option(help="Length penalty.", min=0, rich_help_panel=TRANSLATORS)]
+Captions = Annotated[
+    str | None, typer.Option(help="Of a table: its column of captions (caption).", rich_help_panel=MATCHERS)
+]
+Names = Annotated[
+    str | None,
+    typer.Option(help="Class names, separated by commas, or a .txt file of them.", rich_help_panel=MATCHERS),
+]
+Templates = Annotated[
+    list[str] | None,
+    typer.Option(help='What class names stand in: "a photo of a {}". May be repeated.', rich_help_panel=MATCHERS),
+]
+Prototypes = Annotated[
+    Path | None, typer.Option("--classes", help="Classes kept by classify --save.", rich_help_panel=MATCHERS)
+]
 
 
 def use_threads(threads: int | None) -> None:

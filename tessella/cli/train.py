@@ -30,11 +30,12 @@ def train(
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", help="Begin with this run's weights; its head only if the classes are the same.",
+        typer.Option("--from", help="Begin with this run's weights; its head only if it fits.",
                      metavar="RUN", rich_help_panel=CLASSIFIERS),
     ] = None,
     freeze: Annotated[
-        bool, typer.Option("--freeze", help="Only the head learns.", rich_help_panel=CLASSIFIERS)
+        bool,
+        typer.Option("--freeze", help="Only the head learns; of two towers, the texts'.", rich_help_panel=CLASSIFIERS),
     ] = False,
     teacher: Annotated[
         str | None, typer.Option(help="Learn from this run, too.", metavar="RUN", rich_help_panel=CLASSIFIERS)
@@ -44,15 +45,15 @@ def train(
 ) -> None:  # fmt: skip
     """Train a model by a recipe, with progress, validation and checkpoints; Ctrl-C stops it safely."""
     from tessella import tasks
-    from tessella.recipes.vision import ClassifierOptions
+    from tessella.recipes.recipe import Chosen
 
     use_threads(threads)
     wanted = [f"batch={batch}"] if batch else []
     wanted += [f"loop.epochs={epochs}", "loop.steps=null"] if epochs else []
     wanted += [*(changes or []), *([f"loop.devices={devices}"] if devices else [])]
-    options = ClassifierOptions(model, image_size, start, freeze, teacher)
+    options = Chosen(model, image_size, start, freeze, teacher)
     if resume is not None:
-        if recipe or out or options != ClassifierOptions() or batch:
+        if recipe or out or options != Chosen() or batch:
             raise InputError("--resume takes recipe, model and output folder from the run; leave them out")
         tasks.resume(resume, data, wanted, say)
     else:

@@ -1,4 +1,4 @@
-"""Cli, use: translate, classify, evaluate and show."""
+"""Cli, use: translate, classify and show."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from tessella.errors import InputError
 
 if TYPE_CHECKING:
     from tessella.decode import Decoding
-
-TELLS = {"classification": "a classifier of images", "translation": "a translator"}
-"""Kind of a run -> what people call it."""
 
 
 def translate(
@@ -43,7 +40,7 @@ def translate(
     lines = Lines.of_texts(texts) if texts else Lines.of_file(file) if file else Lines.of_stdin()
     _expect("translation", run, "translate")
     translator = load(run, device, dtype)
-    failed = translate_lines(translator, lines, _decoding(translator.decoding, beam, nbest, alpha), out, as_json, warn)
+    failed = translate_lines(translator, lines, decoding(translator.decoding, beam, nbest, alpha), out, as_json, warn)
     if failed:
         raise typer.Exit(1)
 
@@ -62,60 +59,32 @@ def classify(
     dtype: Dtype = "float32",
     device: Device = "auto",
     threads: Threads = None,
+    labels: option.Names = None,
+    template: option.Templates = None,
+    prototypes: option.Prototypes = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Keep the classes there, for --classes.", rich_help_panel=option.MATCHERS)
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(help='Labelled pictures by which to tell "none of these".', rich_help_panel=option.MATCHERS),
+    ] = None,
 ) -> None:
     """Say what pictures show, with probabilities; exit code 1 if a picture could not be read."""
     from tessella.picture_lines import classify_lines, picture_paths
-    from tessella.predict import load
+    from tessella.predict import kind_of, load
 
     use_threads(threads)
-    _expect("classification", run, "classify")
-    classifier = load(run, device, dtype)
+    if kind_of(run) == "matching":
+        classifier = named_classes(load(run, device, dtype), labels, template, prototypes, save, calibrate)
+    else:
+        _expect("classification", run, "classify")
+        named = {"labels": labels, "template": template, "classes": prototypes, "save": save, "calibrate": calibrate}
+        without(named, run, "a classifier with classes of its own")
+        classifier = load(run, device, dtype)
     classifier = classifier.resized(image_size) if image_size else classifier
     if classify_lines(classifier, picture_paths(pictures), out, as_json, warn, top, batch):
         raise typer.Exit(1)
-
-
-def evaluate(
-    runs: Annotated[list[str], typer.Argument(help="One run, or several to compare.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Write all numbers there, as JSON.")] = None,
-    dtype: Dtype = "float32",
-    device: Device = "auto",
-    threads: Threads = None,
-    data: option.Labelled = None,
-    split: option.Split = None,
-    csv: option.Predictions = None,
-    html: option.Page = None,
-    image: option.Pictures = None,
-    label: option.Labels = None,
-    image_size: option.Size = None,
-    batch: option.AtOnce = None,
-    temperature: option.Temperature = False,
-    source: option.Sentences = None,
-    target: option.References = None,
-    domain: option.Domains = None,
-    columns: option.Columns = None,
-    beam: option.Hypotheses = None,
-    alpha: option.Penalty = None,
-) -> None:
-    """Score runs on a test set, and compare several image by image or sentence by sentence."""
-    from tessella.predict import kind_of
-
-    use_threads(threads)
-    kinds = {run: kind_of(run) for run in runs}
-    if len(kinds) < len(runs):
-        raise InputError("the same run is named twice; a comparison needs different ones")
-    if len(set(kinds.values())) > 1:
-        told = ", ".join(f"{run} is {TELLS.get(kind, kind)}" for run, kind in kinds.items())
-        raise InputError(f"only runs of one kind can be compared: {told}")
-    pictures = {"data": data, "split": split, "csv": csv, "html": html, "image": image, "label": label,
-                "image-size": image_size, "batch": batch, "temperature": temperature or None}  # fmt: skip
-    sentences = {"source": source, "target": target, "domain": domain, "columns": columns, "beam": beam, "alpha": alpha}
-    if kinds[runs[0]] == "classification":
-        _without(sentences, runs[0], "a classifier of images; it takes --data")
-        _classification(runs, pictures, out, device, dtype)
-    else:
-        _without(pictures, runs[0], "a translator; it takes --source and --target")
-        _translation(runs, sentences, out, device, dtype)
 
 
 def show(
@@ -131,7 +100,10 @@ def show(
     """Draw where a model looked: which word at which word, or where in a picture."""
     from tessella.predict import kind_of, load
 
-    if kind_of(run) != "classification":
+    kind = kind_of(run)
+    if kind == "matching":
+        raise InputError(f"{run} is {option.TELLS[kind]}; what it finds alike is shown by `tessella search`")
+    if kind != "classification":
         if image_size is not None:
             raise InputError(f"--image-size is not for {run}, which is a translator")
         from tessella.look import draw
@@ -147,50 +119,48 @@ def show(
         say("a convnet has no attention; drawn is its class activation map")
 
 
-def _classification(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
-    from tessella import class_evaluate as judge
-    from tessella.class_page import save_page
-    from tessella.class_tables import show_judged
-    from tessella.data.albums import PictureColumns
-    from tessella.predict import load
-    from tessella.tables import progress
+def named_classes(
+    matcher: Any,
+    labels: str | None,
+    templates: list[str] | None,
+    kept: Path | None,
+    save: Path | None = None,
+    calibrate: Path | None = None,
+) -> Any:
+    """A matcher as a classifier of classes named on the command line, or kept in a file."""
+    from tessella import zero_shot
 
-    data, csv, html = given["data"], given["csv"], given["html"]
-    if data is None:
-        raise InputError("a classifier is evaluated on labelled pictures; give --data")
-    split = judge.chosen_split(data, given["split"])
-    columns = PictureColumns(image=given["image"] or "image", label=given["label"] or "label")
-    found = []
-    for run in runs:
-        classifier = load(run, device, dtype)
-        classifier = classifier.resized(given["image-size"]) if given["image-size"] else classifier
-        with progress(None, "classifying") as done:
-            warm = bool(given["temperature"])
-            found.append(judge.judge(run, classifier, data, split, columns, given["batch"] or 32, warm, done))
-    differences = judge.compared(found)
-    show_judged(found, differences, split)
-    if out:
-        judge.save(found, differences, data, split, out)
-    if csv:
-        judge.save_predictions(found, csv)
-    if html:
-        save_page(found, differences, data, html)
+    if (labels is None) == (kept is None):
+        raise InputError("a model of images and texts classifies by names; give --labels, or --classes FILE")
+    if kept is not None:
+        if templates:
+            raise InputError(f"{kept} has its templates already; leave out --template")
+        made = zero_shot.Prototypes.load(kept)
+    else:
+        made = zero_shot.prototypes(matcher, names(labels or ""), templates or [zero_shot.BARE])
+    if calibrate is not None:
+        made, told = zero_shot.calibrated(matcher, made, calibrate)
+        say(told)
+    if save is not None:
+        made.save(save)
+    return zero_shot.zero_shot(matcher, made)
 
 
-def _translation(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
-    from tessella import evaluate as judge
-    from tessella import tables
+def names(given: str) -> list[str]:
+    """Class names: separated by commas, or a text file with one a line."""
+    if Path(given).suffix == ".txt":
+        if not Path(given).is_file():
+            raise InputError(f"no file {given}; give names separated by commas, or a .txt file with one a line")
+        lines = Path(given).read_text(encoding="utf-8-sig").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+    return [name.strip() for name in given.split(",")]
 
-    if given["source"] is None:
-        raise InputError("a translator is evaluated on sentences; give --source and --target, or a table")
-    test = judge.read_test_set(given["source"], given["target"], tables.columns(given["columns"]), given["domain"])
-    with tables.progress(len(test.pairs) * len(runs), "translating") as done:
-        found, differences = judge.evaluate_runs(
-            runs, test, lambda usual: _decoding(usual, given["beam"], 1, given["alpha"]), done, device, dtype
-        )
-    tables.show_evaluations(found, differences, test)
-    if out:
-        judge.save(found, differences, test, out)
+
+def without(options: dict[str, Any], run: str, told: str) -> None:
+    """Refuses options that mean nothing for a run."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"--{name} is not for {run}, which is {told}")
 
 
 def _expect(kind: str, run: str, verb: str) -> None:
@@ -198,17 +168,13 @@ def _expect(kind: str, run: str, verb: str) -> None:
 
     found = kind_of(run)
     if found != kind:
-        other = {"translation": "translate", "classification": "classify"}.get(found, "evaluate")
-        raise InputError(f"{run} is {TELLS.get(found, found)}; use `tessella {other}`, not `tessella {verb}`")
+        other = {"translation": "translate", "classification": "classify", "matching": "classify"}.get(
+            found, "evaluate"
+        )
+        raise InputError(f"{run} is {option.TELLS.get(found, found)}; use `tessella {other}`, not `tessella {verb}`")
 
 
-def _without(options: dict[str, Any], run: str, told: str) -> None:
-    """Refuses options that mean nothing for a run."""
-    for name, value in options.items():
-        if value is not None:
-            raise InputError(f"--{name} is not for {run}, which is {told}")
-
-
-def _decoding(usual: Decoding, beam: int | None, nbest: int, alpha: float | None) -> Decoding:
+def decoding(usual: Decoding, beam: int | None, nbest: int, alpha: float | None) -> Decoding:
+    """A translator's usual search with what was asked for instead."""
     wide = max(beam or usual.beam, nbest) if beam is None else beam
     return usual.replace(beam=wide, nbest=nbest, alpha=usual.alpha if alpha is None else alpha)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from tessella.spec import Spec
 
 
@@ -9,3 +11,15 @@ class Recipe(Spec):
     """Role: one kind of task with all its settings; ``recipe.yaml`` of a run holds one."""
 
     about: str = ""
+
+
+class Chosen(NamedTuple):
+    """What one says in a word when training a model that reads images."""
+
+    model: str | None = None
+    """A name of the zoo; images are then prepared as its published weights want them."""
+    image_size: int | None = None
+    start: str | None = None
+    """A run folder or hf://owner/name to begin with."""
+    freeze: bool = False
+    teacher: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -13,7 +13,7 @@ from tessella.loop import LoopSpec
 from tessella.models import Model
 from tessella.objectives import Classify, Distill, Hard, Objective, Soft, Teaching
 from tessella.optimizers import AdamW, OptimizerSpec, Sgd
-from tessella.recipes.recipe import Recipe
+from tessella.recipes.recipe import Chosen, Recipe
 from tessella.schedules import Cosine, Schedule
 from tessella.spec import Part, Spec, spec
 from tessella.zoo.catalog import CLASSIFIERS, full_name, model_spec
@@ -79,18 +79,7 @@ class Classification(Recipe):
         return self
 
 
-class ClassifierOptions(NamedTuple):
-    """What one says in a word when training a classifier."""
-
-    model: str | None = None
-    """A name of the zoo; images are then prepared as its published weights want them."""
-    image_size: int | None = None
-    start: str | None = None
-    freeze: bool = False
-    teacher: str | None = None
-
-
-def chosen(recipe: Classification, options: ClassifierOptions) -> Classification:
+def chosen(recipe: Classification, options: Chosen) -> Classification:
     """The recipe with these options. Raises InputError for a model that is no classifier or a size it cannot take."""
     model, image = recipe.model, recipe.image
     if options.model is not None:
@@ -117,6 +106,13 @@ def chosen(recipe: Classification, options: ClassifierOptions) -> Classification
         start=options.start or recipe.start,
         freeze=options.freeze or recipe.freeze,
     )
+
+
+def begun(recipe: Classification, theirs: Recipe) -> Classification:
+    """The recipe with model and preparation of a run to begin with. Raises InputError where that is no classifier."""
+    if not isinstance(theirs, Classification):
+        raise InputError(f"a '{theirs.kind}' run is no start for a classifier, which begins with another one")
+    return recipe.replace(model=theirs.model, image=theirs.image)
 
 
 SMALL = 64

@@ -1,0 +1,159 @@
+"""Cli, judge: evaluate runs on test sets, whatever the runs are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tessella.cli import options as option
+from tessella.cli.options import TELLS, Device, Dtype, Threads, use_threads
+from tessella.cli.use import decoding, named_classes, without
+from tessella.errors import InputError
+
+
+def evaluate(
+    runs: Annotated[list[str], typer.Argument(help="One run, or several to compare.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Write all numbers there, as JSON.")] = None,
+    dtype: Dtype = "float32",
+    device: Device = "auto",
+    threads: Threads = None,
+    data: option.Labelled = None,
+    split: option.Split = None,
+    csv: option.Predictions = None,
+    html: option.Page = None,
+    image: option.Pictures = None,
+    label: option.Labels = None,
+    image_size: option.Size = None,
+    batch: option.AtOnce = None,
+    temperature: option.Temperature = False,
+    source: option.Sentences = None,
+    target: option.References = None,
+    domain: option.Domains = None,
+    columns: option.Columns = None,
+    beam: option.Hypotheses = None,
+    alpha: option.Penalty = None,
+    caption: option.Captions = None,
+    labels: option.Names = None,
+    template: option.Templates = None,
+    prototypes: option.Prototypes = None,
+) -> None:
+    """Score runs on a test set, and compare several image by image or sentence by sentence."""
+    from tessella.predict import kind_of
+
+    use_threads(threads)
+    kinds = {run: kind_of(run) for run in runs}
+    if len(kinds) < len(runs):
+        raise InputError("the same run is named twice; a comparison needs different ones")
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{run} is {TELLS.get(kind, kind)}" for run, kind in kinds.items())
+        raise InputError(f"only runs of one kind can be compared: {told}")
+    pictures = {"data": data, "split": split, "csv": csv, "html": html, "image": image, "label": label,
+                "image-size": image_size, "batch": batch, "temperature": temperature or None}  # fmt: skip
+    sentences = {"source": source, "target": target, "domain": domain, "columns": columns, "beam": beam, "alpha": alpha}
+    named = {"labels": labels, "template": template, "classes": prototypes}
+    kind = kinds[runs[0]]
+    if kind == "translation":
+        without({**pictures, **named, "caption": caption}, runs[0], "a translator; it takes --source and --target")
+        _translation(runs, sentences, out, device, dtype)
+        return
+    without(sentences, runs[0], f"{option.TELLS[kind]}; it takes --data")
+    if kind == "classification":
+        without({**named, "caption": caption}, runs[0], "a classifier with classes of its own")
+        _classification(runs, pictures, out, device, dtype)
+    elif label or any(value is not None for value in named.values()):
+        without({"caption": caption}, runs[0], "evaluated by classes here")
+        _classification(runs, pictures, out, device, dtype, named)
+    else:
+        _matching(runs, {**pictures, "caption": caption}, out, device, dtype)
+
+
+def _classification(
+    runs: list[str],
+    given: dict[str, Any],
+    out: Path | None,
+    device: str,
+    dtype: str,
+    named: dict[str, Any] | None = None,
+) -> None:
+    """named: of matchers, which become classifiers by names: labels (those of the data if None), template, classes."""
+    from tessella import class_evaluate as judge
+    from tessella.class_page import save_page
+    from tessella.class_tables import show_judged
+    from tessella.data.albums import PictureColumns
+    from tessella.predict import load
+    from tessella.tables import progress
+
+    data, csv, html = given["data"], given["csv"], given["html"]
+    if data is None:
+        raise InputError("a classifier is evaluated on labelled pictures; give --data")
+    split = judge.chosen_split(data, given["split"])
+    columns = PictureColumns(image=given["image"] or "image", label=given["label"] or "label")
+    found = []
+    for run in runs:
+        classifier = load(run, device, dtype)
+        if named is not None:
+            labels = named["labels"] if named["classes"] else named["labels"] or found_names(data, columns)
+            classifier = named_classes(classifier, labels, named["template"], named["classes"])
+        classifier = classifier.resized(given["image-size"]) if given["image-size"] else classifier
+        with progress(None, "classifying") as done:
+            warm = bool(given["temperature"])
+            found.append(judge.judge(run, classifier, data, split, columns, given["batch"] or 32, warm, done))
+    differences = judge.compared(found)
+    show_judged(found, differences, split)
+    if out:
+        judge.save(found, differences, data, split, out)
+    if csv:
+        judge.save_predictions(found, csv)
+    if html:
+        save_page(found, differences, data, html)
+
+
+def _translation(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
+    from tessella import evaluate as judge
+    from tessella import tables
+
+    if given["source"] is None:
+        raise InputError("a translator is evaluated on sentences; give --source and --target, or a table")
+    test = judge.read_test_set(given["source"], given["target"], tables.columns(given["columns"]), given["domain"])
+    with tables.progress(len(test.pairs) * len(runs), "translating") as done:
+        found, differences = judge.evaluate_runs(
+            runs, test, lambda usual: decoding(usual, given["beam"], 1, given["alpha"]), done, device, dtype
+        )
+    tables.show_evaluations(found, differences, test)
+    if out:
+        judge.save(found, differences, test, out)
+
+
+def _matching(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
+    from tessella import match_evaluate as judge
+    from tessella.data.captions import CaptionColumns
+    from tessella.match_tables import show_matched
+    from tessella.predict import load
+    from tessella.tables import progress
+
+    data = given["data"]
+    if data is None:
+        raise InputError("a model of images and texts is evaluated on captioned or labelled pictures; give --data")
+    without(
+        {name: given[name] for name in ("csv", "html", "image-size", "temperature")}, runs[0], "not scored by class"
+    )
+    split = judge.chosen_split(data, given["split"])
+    usual = CaptionColumns()
+    columns = CaptionColumns(image=given["image"] or usual.image, caption=given["caption"] or usual.caption)
+    found = []
+    for run in runs:
+        matcher = load(run, device, dtype)
+        with progress(None, "embedding") as done:
+            found.append(judge.match_scores(run, matcher, data, split, columns, given["batch"] or 32, done))
+    show_matched(found, split)
+    if out:
+        judge.save(found, data, split, out)
+
+
+def found_names(data: Path, columns: Any) -> str:
+    """The classes of labelled pictures, as they would be typed."""
+    from tessella.data.layouts import numbering
+
+    return ",".join(numbering(data, columns).classes)

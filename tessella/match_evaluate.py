@@ -1,0 +1,114 @@
+"""Match evaluate: matchers and captioned pictures in, recall both ways out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tessella import files
+from tessella.data.captioned import Captioned, captioned_splits, read_captioned
+from tessella.data.captions import CaptionColumns
+from tessella.data.pixels import Unreadable
+from tessella.data.quarantine import Quarantine
+from tessella.errors import InputError
+from tessella.match_scores import Recall, owners, retrieval
+from tessella.matcher import Matcher
+
+
+@dataclass
+class Matched:
+    """One run on one set of captioned pictures."""
+
+    run: str
+    data: Captioned
+    """Those that could be read."""
+    images: np.ndarray
+    """n e, float32, of length 1."""
+    texts: np.ndarray
+    """m e, the captions of all pictures in order."""
+    by_text: Recall
+    by_image: Recall
+    quarantine: Quarantine
+    cut: int
+    """Captions longer than the model reads."""
+    seconds: float
+    """Decoding included."""
+
+    @property
+    def owner(self) -> np.ndarray:
+        """m: which picture a caption belongs to."""
+        return owners(self.data.captions)
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second."""
+        return len(self.images) / max(self.seconds, 1e-9)
+
+
+def chosen_split(path: Path, split: str | None) -> str | None:
+    """The split to evaluate on: the one asked for, else test, validation or train, whichever is there first."""
+    there = captioned_splits(path)
+    return split or next((name for name in ("test", "validation", "train") if name in there), None)
+
+
+def match_scores(
+    run: str,
+    matcher: Matcher,
+    data: Path,
+    split: str | None = None,
+    columns: CaptionColumns | None = None,
+    batch: int = 32,
+    done: Callable[[int], None] = lambda count: None,
+) -> Matched:
+    """Embeds and ranks every usable picture and caption of a split. Raises InputError where nothing usable is left."""
+    quarantine = Quarantine()
+    captioned = read_captioned(data, split, columns, quarantine)
+    pictures, channels, kept, rows = captioned.pictures, matcher.image.channels, [], []
+    began = time.perf_counter()
+    answers = matcher.pictures(range(len(captioned)), lambda number: pictures.decode(number, channels), batch)
+    for number, answer in enumerate(answers):
+        if isinstance(answer, InputError):
+            reason = answer.reason if isinstance(answer, Unreadable) else str(answer)
+            quarantine.add(*pictures.place(number), reason, pictures.name(number))
+        else:
+            kept.append(number)
+            rows.append(answer)
+        done(1)
+    seconds = time.perf_counter() - began
+    if not kept:
+        told = "; ".join(f"{reason}: {count:,}" for reason, count in quarantine.reasons().items())
+        raise InputError(f"{data}: none of {len(captioned)} pictures can be read ({told})")
+    captioned = captioned.take(kept)
+    texts = [text for several in captioned.captions for text in several]
+    images, vectors = np.stack(rows), matcher.texts(texts)
+    by_text, by_image = retrieval(images, vectors, owners(captioned.captions))
+    cut = matcher.text(texts).cut
+    return Matched(run, captioned, images, vectors, by_text, by_image, quarantine, cut, seconds)
+
+
+def save(found: Sequence[Matched], data: Path, split: str | None, out: Path) -> None:
+    """Writes every number as JSON."""
+    told = {
+        "data": str(data),
+        "split": split,
+        "runs": [
+            {
+                "run": one.run,
+                "images": len(one.images),
+                "captions": len(one.texts),
+                "captions cut": one.cut,
+                "images a second": round(one.rate, 2),
+                "text to image": one.by_text.to_dict(),
+                "image to text": one.by_image.to_dict(),
+                "quarantined": [asdict(item) for item in one.quarantine],
+            }
+            for one in found
+        ],
+    }
+    with files.explained(out):
+        files.write_text(out, json.dumps(told, ensure_ascii=False, indent=1))

@@ -1,0 +1,185 @@
+"""Matching: the task: captioned images and a recipe in, a run folder with two towers out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from tessella.classification import in_steps, in_time, source_of
+from tessella.contrast import Contrast
+from tessella.data.caption_batches import CaptionData
+from tessella.data.captioned import Captioned, captioned_splits, read_captioned
+from tessella.data.ids import Reading, Sayings
+from tessella.data.layouts import SPLIT_OF
+from tessella.data.picture_batches import PictureData, Source, in_order, stream
+from tessella.data.pixels import normalised
+from tessella.data.quarantine import Quarantine
+from tessella.errors import InputError
+from tessella.learner import learn
+from tessella.lesson import Lesson
+from tessella.match_scores import TOPS, retrieval
+from tessella.predict import opened
+from tessella.processes import launch, seed_all
+from tessella.recipes.matching import Matching, with_text
+from tessella.recipes.named import to_yaml
+from tessella.recipes.vision import Classification
+from tessella.runs import RunFolder
+from tessella.text import Codec, train_codec
+from tessella.transfer import freeze, transfer
+
+
+class Pairs(NamedTuple):
+    """What is learned from and what is validated on."""
+
+    training: Captioned
+    validation: Captioned
+
+
+def train(
+    recipe: Matching, data: Path, out: Path, resume: bool = False, say: Callable[[str], None] = print
+) -> Mapping[str, Any]:
+    """Trains, or goes on with a training (resume), and leaves a complete run in `out`.
+
+    data: a folder, table or shards, see `CaptionedImages`. Returns the metric reached: {"metric", "best", "step"}.
+    Raises InputError for unusable data; Interrupted after Ctrl-C, with everything saved.
+    """
+    fabric = launch(recipe.loop)
+    first = fabric.is_global_zero
+    quarantine = Quarantine()
+    pairs = read_pairs(recipe, data, quarantine)
+    if first:
+        run = RunFolder.resume(out) if resume else RunFolder.create(out)
+        _prepare(run, recipe, pairs, quarantine, data, resume)
+    fabric.barrier()
+    run, codec = RunFolder(out), Codec.load(out / "codec.json")
+    captions = Sayings.of(pairs.training.captions, Reading(codec.source, recipe.length, recipe.begin))
+    if first:
+        cut = captions.ids.cut
+        say(
+            f"{len(captions):,} images with {len(captions.ids):,} captions to learn from, {len(pairs.validation):,} "
+            f"images to validate, {len(quarantine):,} set aside; {codec.source.size:,} pieces"
+            f"{f'; {cut:,} captions are cut to {recipe.length} ids' if cut else ''}"
+        )
+    seed_all(recipe.loop.seed, 0)
+    model = with_text(recipe.model, codec.source.size, codec.source.pad).build()
+    begin(model, recipe, say if first else lambda line: None, resume)
+    if first:
+        learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
+    lesson = lesson_of(recipe, model, captions, pairs, Reading(codec.source, recipe.length, recipe.begin))
+    loop = in_steps(recipe.loop, len(pairs.training), recipe.batch)
+    schedule = in_time(recipe.schedule, loop, say if first else lambda line: None)
+    standing = learn(lesson, run, loop, recipe.optimizer, schedule, fabric)
+    if first:
+        say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
+    return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
+
+
+def begin(model: nn.Module, recipe: Matching, say: Callable[[str], None], resume: bool) -> None:
+    """The weights to start from, and what of the model does not learn."""
+    if recipe.start and not resume:
+        run, theirs = opened(recipe.start)
+        if isinstance(theirs, Matching):
+            transfer(model, run.weights(), say)
+        elif isinstance(theirs, Classification):
+            transfer(model.image, run.weights(), say, "it gives vectors, not classes")
+        else:
+            raise InputError(f"{recipe.start} is a '{theirs.kind}' run; towers begin with towers or with a classifier")
+    if recipe.freeze != "none":
+        freeze(getattr(model, recipe.freeze))
+
+
+def lesson_of(recipe: Matching, model: nn.Module, captions: Sayings, pairs: Pairs, reading: Reading) -> Lesson:
+    """What the training loop has to know of this task.
+
+    Where the objective computes a batch in chunks, images wait as bytes.
+    """
+    image, augment = recipe.image, recipe.augment
+    held = source_of(pairs.training.pictures, image, augment.crop != "resized")
+    wrong = pairs.training.negatives
+    objective: Any = recipe.objective
+    chunked = isinstance(objective, Contrast) and objective.chunk is not None and not augment.erasing
+    data = CaptionData(
+        PictureData(held, image, augment, recipe.loop.seed),
+        captions,
+        None if wrong is None else Sayings.of(wrong, reading),
+        as_bytes=chunked,
+    )
+    if chunked:
+        objective = partial(objective, prepare=partial(normalised, preprocess=image))
+    validation = source_of(pairs.validation.pictures, image), Sayings.of(pairs.validation.captions, reading)
+    return Lesson(
+        model=model,
+        objective=objective,
+        batches=partial(stream, data, recipe.batch, workers=recipe.loop.workers),
+        validate=partial(validate, *validation, recipe),
+    )
+
+
+AT_ONCE = 128
+"""Images, and texts, embedded at once in validation."""
+
+
+def validate(source: Source, captions: Sayings, recipe: Matching, model: nn.Module) -> dict[str, float]:
+    """Percent of captions whose image is among the first 1, 5, 10 of all, and of images whose caption is; median ranks.
+
+    Every validation image counts once, every caption of it too.
+    """
+    device = next(model.parameters()).device
+    pictures = in_order(source, recipe.image, AT_ONCE, recipe.loop.workers)
+    seen = [model.embed_image(batch["image"].to(device)).cpu() for batch in pictures]
+    told = [model.embed_text(ids.to(device)).cpu() for ids, _ in captions.in_order(AT_ONCE)]
+    by_text, by_image = retrieval(torch.cat(seen).numpy(), torch.cat(told).numpy(), captions.picture)
+    scores = {f"recall@{k}": 100 * by_text.at(k) for k in TOPS}
+    scores |= {f"texts@{k}": 100 * by_image.at(k) for k in TOPS}
+    return {**scores, "median": by_text.median, "texts median": by_image.median, "scale": float(model.scale)}
+
+
+def read_pairs(recipe: Matching, data: Path, quarantine: Quarantine) -> Pairs:
+    """The data as the recipe wants it; pictures and captions that cannot be used are set aside and named."""
+    what = recipe.data
+    training = read_captioned(data, what.train, what.columns, quarantine)
+    if SPLIT_OF.get(what.validation.lower(), what.validation) in captioned_splits(data):
+        validation = read_captioned(data, what.validation, what.columns, quarantine)
+    else:
+        training, validation = training.held_out(what.held_out, recipe.loop.seed)
+    if what.limit and what.limit < len(training):
+        order = np.random.default_rng(recipe.loop.seed).permutation(len(training))
+        training = training.take(np.sort(order[: what.limit]))
+    patch = getattr(getattr(recipe.model, "stem", None), "patch", 1)
+    training = training.verified(quarantine, (patch, patch))
+    validation = validation.verified(quarantine, (patch, patch))
+    quarantine.refuse_if_too_many(len(training) + len(validation) + len(quarantine), what.bad_share)
+    return Pairs(training, validation)
+
+
+def _prepare(run: RunFolder, recipe: Matching, pairs: Pairs, quarantine: Quarantine, data: Path, resume: bool) -> None:
+    """Writes what a run holds before its first step; on resume, checks that it is the same."""
+    fingerprint = pairs.training.fingerprint()
+    if resume:
+        before = run.manifest.get("data", {})
+        if before.get("sha256") != fingerprint:
+            raise InputError(f"the pairs in {data} are not those the run was begun with ({before.get('path')})")
+        return
+    codec = _codec(recipe, pairs)
+    run.write("codec.json", codec.save)
+    model = with_text(recipe.model, codec.source.size, codec.source.pad)
+    run.write_text("recipe.yaml", to_yaml(recipe.replace(model=model)))
+    run.write("quarantine.jsonl", quarantine.save)
+    run.note(data={"path": str(data), "sha256": fingerprint})
+
+
+def _codec(recipe: Matching, pairs: Pairs) -> Codec:
+    """That of the towers to start from, else one learned from the captions."""
+    if recipe.start:
+        run, theirs = opened(recipe.start)
+        if isinstance(theirs, Matching):
+            return Codec.load(run.path / "codec.json")
+    captions = [text for several in pairs.training.captions for text in several]
+    return train_codec(recipe.codec.replace(shared=True), captions, captions)
