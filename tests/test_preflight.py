@@ -73,8 +73,8 @@ def test_unusable_files_by_reason(clean):
     assert about(findings, "empty file: 1") == ("serious", ["train/cat/zero.png"])
     assert about(findings, "train: smaller than 12x17 pixels: 11")[0] == "serious"
     assert findings.fatal and "no usable picture" in findings.render()
-    shown = preflight(clean).render(examples=1)
-    assert "2 of 13 cannot be used, more than 10%" in shown and "training would refuse" in shown
+    shown = preflight(clean, bad_share=0.05).render(examples=1)
+    assert "train and validation: 2 of 24 cannot be used, more than 5%" in shown and "training would refuse" in shown
 
 
 def test_classes_that_lack_pictures(clean):
@@ -111,6 +111,23 @@ def test_odd_pictures(tmp_path):
 def test_what_training_would_refuse(tmp_path, make, words):
     findings = preflight(make(tmp_path))
     assert findings.fatal and words in findings.render() and "not usable as it is" in findings.render()
+
+
+def test_the_share_of_the_unusable_is_judged_as_training_does(tmp_path):
+    """A poor validation split is a finding, but where the whole is good enough nothing is refused; nor for a test."""
+    for split, each in (("train", 20), ("val", 3), ("test", 3)):
+        photos(tmp_path / split, {"cat": each, "dog": each})
+    for split in ("val", "test"):
+        for number in range(2):
+            (tmp_path / split / "cat" / f"bad{number}.png").write_bytes(b"no picture")
+    findings = preflight(tmp_path)
+    assert not findings.fatal and about(findings, "validation: no image of a known kind")[1]
+    for number in range(3):
+        (tmp_path / "train" / "dog" / f"bad{number}.png").write_bytes(b"no picture")
+    assert not preflight(tmp_path).fatal  # 5 of 51
+    for number in range(3, 6):
+        (tmp_path / "train" / "dog" / f"bad{number}.png").write_bytes(b"no picture")
+    assert "train and validation: 8 of 54 cannot be used, more than 10%" in preflight(tmp_path).render()
 
 
 def test_a_broken_split_is_one_finding(clean, tmp_path):

@@ -124,7 +124,13 @@ def preflight(
         labels = np.fromiter(map(number_of, listing.labels), np.int64, len(listing.labels))
         everything = Pictures(listing, np.arange(len(labels)), labels, number_of.classes)
         findings.parts.append(_examined(name, everything, quarantine, minimum, workers))
-    checks = [_unusable(findings.parts), _too_many(findings.parts, bad_share), _balance(findings), _twice(findings.parts), _odd(findings)]
+    checks = [
+        _unusable(findings.parts),
+        _too_many(findings.parts, bad_share),
+        _balance(findings),
+        _twice(findings.parts),
+        _odd(findings),
+    ]
     for outcome in (outcome for check in checks for outcome in check):
         findings.problems.append(outcome) if isinstance(outcome, Problem) else findings.fine.append(outcome)
     return findings
