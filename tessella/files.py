@@ -168,8 +168,11 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     ready = {name: t.detach().to("cpu").contiguous() for name, t in stored.items()}
     # a view of a bigger storage would drag all of it along, and two views of one are refused
     ready = {name: t.clone() if t.untyped_storage().nbytes() > t.nbytes else t for name, t in ready.items()}
+    path.touch()
+    mode = path.stat().st_mode
     # one entry only: safetensors writes several in random order, and equal weights shall be equal files
     save_file(ready, path, metadata={"ties": json.dumps(ties)} if ties else {"format": "pt"})
+    path.chmod(mode)  # safetensors makes files that their owner alone can read
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

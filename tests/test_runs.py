@@ -132,6 +132,13 @@ def test_ties_are_stored_once_and_come_back(tmp_path):
     assert same(back, {"one": big, "two": big, "part": big[:10]}) and back["one"] is back["two"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_whoever_may_read_a_run_may_read_its_weights(tmp_path):
+    (tmp_path / "ordinary").write_text("")
+    files.save_tensors(tmp_path / "weights", {"a": torch.zeros(2)})
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
 def test_equal_weights_are_equal_files(tmp_path):
     shas = set()
     for n in range(5):
