@@ -130,7 +130,9 @@ def override(made: S, path: str, value: Any) -> S:
     try:
         return type(made).model_validate(data)
     except ValidationError:
-        raise InputError(f"{path} is {old!r} ({type(old).__name__}); {value!r} is not usable there") from None
+        listed = """; a list is written '["a", "b"]'""" if isinstance(old, list) else ""
+        told = f"{path} is {old!r} ({type(old).__name__}); {value!r} is not usable there"
+        raise InputError(told + listed) from None
 
 
 def _literal(text: str) -> Any:

@@ -14,6 +14,7 @@ from tessella.recipes.named import RECIPES, from_yaml, recipe, to_yaml
 from tessella.recipes.recipe import Recipe
 from tessella.spec import from_dict, override, to_dict
 from tessella.trunks.plain import Plain, Trunk
+from tessella.zoo.catalog import model_spec
 from tessella.zoo.transformer import transformer
 
 
@@ -76,6 +77,13 @@ def test_overrides_follow_dotted_paths():
         with pytest.raises(InputError) as error:
             override(made, path, value)
         assert message in str(error.value)
+
+
+def test_a_list_that_is_none_is_told_how_lists_are_written():
+    made = model_spec("swin_pico_patch2_window4_32", {"classes": 2})
+    assert override(made, "trunk.windows", "[2, 2, 2]").trunk.windows == (2, 2, 2)
+    with pytest.raises(InputError, match=r"""; a list is written '\["a", "b"\]'$"""):
+        override(made, "trunk.windows", "[a, b]")
 
 
 def test_recipes_are_refused_in_one_line(tmp_path):
