@@ -132,6 +132,7 @@ def _fetched(source: str, allow_pickle: bool) -> Iterator[Path]:
 
 def _download(name: str, revision: str | None, allow_pickle: bool) -> Path:
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     def fetch(patterns: list[str]) -> Path:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns))
@@ -140,6 +141,11 @@ def _download(name: str, revision: str | None, allow_pickle: bool) -> Path:
         folder = fetch(WANTED)
         if allow_pickle and not (folder / SAFE).exists():
             folder = fetch([PICKLED])
+    except LocalEntryNotFoundError:
+        raise InputError(
+            f"hf://{name} could not be fetched (no way to the Hub, and it was not fetched before); "
+            "give a folder with its files instead"
+        ) from None
     except Exception as error:  # the Hub's client raises what four libraries raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"hf://{name} could not be fetched ({reason}); give a folder with its files instead") from None
