@@ -108,7 +108,7 @@ def read_captioned(
         negatives,
     )
     spoken = everything.take([number for number, texts in enumerate(everything.captions) if texts])
-    kept = _once(spoken.among(sifted(spoken.pictures, spoken.pictures.check, quarantine)))
+    kept = _checked(spoken, quarantine)
     if not len(kept):
         reasons = quarantine.reasons() if quarantine else {}
         why = "; ".join(f"{reason}: {count}" for reason, count in list(reasons.items())[:3])
@@ -116,31 +116,30 @@ def read_captioned(
     return kept
 
 
-def _once(found: Captioned) -> Captioned:
-    """Pictures of the same content as one, with all that is said of them."""
+def _checked(found: Captioned, quarantine: Quarantine | None) -> Captioned:
+    """What may be pictures by their headers; those of the same content are one, with all that is said of them."""
+    pictures = found.pictures
+    keys: dict[int, Hashable] = {}
+
+    def work(number: int) -> None:
+        pictures.check(number)
+        picture = pictures.read(number)
+        keys[number] = picture.stat().st_size if isinstance(picture, Path) else hashlib.sha256(picture).digest()
+
+    kept = found.among(sifted(pictures, work, quarantine))
+    often = Counter(keys.values())
     members: dict[Hashable, list[int]] = {}
-    for number, key in enumerate(_contents(found.pictures)):
-        members.setdefault(key, []).append(number)
-    if len(members) == len(found):
-        return found
+    for place, number in enumerate(sorted(keys)):
+        key, picture = keys[number], pictures.read(number) if isinstance(keys[number], int) else None
+        if isinstance(picture, Path) and often[key] > 1:  # files are read through only where two have the same size
+            with picture.open("rb") as file:
+                key = hashlib.file_digest(file, "sha256").digest()
+        members.setdefault(key, []).append(place)
+    if len(members) == len(kept):
+        return kept
 
     def together(texts: Texts) -> Texts:
-        return [tuple(text for number in group for text in texts[number]) for group in members.values()]
+        return [tuple(text for place in group for text in texts[place]) for group in members.values()]
 
-    first = found.pictures.take([group[0] for group in members.values()])
-    return Captioned(first, together(found.captions), together(found.negatives) if found.negatives else None)
-
-
-def _contents(pictures: Pictures) -> list[Hashable]:
-    """A key of what each picture holds: of files of their own the size, and more only where two have the same."""
-    keys: list[Hashable] = []
-    for number in range(len(pictures)):
-        picture = pictures.read(number)
-        keys.append(picture.stat().st_size if isinstance(picture, Path) else hashlib.sha256(picture).digest())
-    often = Counter(keys)
-    for number, key in enumerate(keys):
-        picture = pictures.read(number) if isinstance(key, int) and often[key] > 1 else None
-        if isinstance(picture, Path):
-            with picture.open("rb") as file:
-                keys[number] = hashlib.file_digest(file, "sha256").digest()
-    return keys
+    first = kept.pictures.take([group[0] for group in members.values()])
+    return Captioned(first, together(kept.captions), None if kept.negatives is None else together(kept.negatives))
