@@ -9,9 +9,14 @@ from torch import Tensor, nn
 
 from tessella.contrast import Contrast
 from tessella.errors import InputError
+from tessella.lesson import Lesson
+from tessella.loop import LoopSpec
+from tessella.optimizers import Sgd
 from tessella.precision import CopiedWeights
+from tessella.processes import launch
 from tessella.replay import replayed
 from tessella.similarity import Sigmoid, Softmax
+from tessella.stepper import Stepper
 from tessella.transfer import freeze
 
 PAIRS = 7
@@ -146,6 +151,22 @@ def test_inside_autocast_it_is_the_gradient_of_the_whole_batch(monkeypatch):
     found = run()
     monkeypatch.setattr("tessella.contrast.replayed", kept)
     assert_same(found, run(), tolerance=2e-2)
+
+
+def test_in_the_training_loop_in_bf16(monkeypatch):
+    """The step of the loop, bf16 copies and autocast and all; without chunks summed in fp32, bf16 sums differ more."""
+    batch, found = tiny.noise(PAIRS, negatives=3), []
+    loop = LoopSpec(steps=1, precision="bf16", device="cpu", clip=None)
+    for replay in (replayed, kept):
+        monkeypatch.setattr("tessella.contrast.replayed", replay)
+        lesson = Lesson(tiny.built(tiny.vit(0.2, 0.2), tiny.causal(0.2)), Contrast(chunk=3), lambda place: iter(()))
+        stepper = Stepper(launch(loop), lesson, loop, Sgd())
+        row = stepper.take(1, [batch], rate=0.1, stop=False)
+        gradients = {n: w.grad for n, w in stepper.weights.named.items() if w.grad is not None}
+        assert gradients.keys() == stepper.weights.named.keys()
+        found.append(((row[3] / row[0]).float(), gradients))
+    assert all(gradient.dtype == torch.float32 for gradient in found[0][1].values())
+    assert_same(*found, tolerance=2e-2)
 
 
 def test_bf16_copies_are_in_force_again_and_chunks_add_up_in_fp32():
