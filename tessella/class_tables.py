@@ -110,9 +110,9 @@ def confusions(one: Judged) -> Table | None:
 
 def against_first(first: str, differences: Sequence[Compared]) -> Table:
     """Paired: only images on which two runs differ tell them apart."""
-    table = Table(title=f"against {escape(first)}, image by image")
+    table = Table(title=f"against {escape(first)}, image by image", caption="only it, only first: alone in being right")
     table.add_column("run", overflow="fold")
-    for column in ("top-1", "95 %", "only it right", "only the first", "p"):
+    for column in ("top-1", "95 %", "only it", "only first", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in differences:
         d = one.difference

@@ -22,9 +22,9 @@ from tessella.errors import InputError
 CLASSES = tiny.NAMES
 
 
-def run(*words: object, stdin: bytes | None = None) -> tuple[int, str, str]:
+def run(*words: object, stdin: bytes | None = None, columns: int = 200) -> tuple[int, str, str]:
     """(exit code, standard output, standard error); a mistake of the user's is exit code 2 and its line."""
-    done = CliRunner().invoke(app, [str(word) for word in words], input=stdin, env={"COLUMNS": "200"})
+    done = CliRunner().invoke(app, [str(word) for word in words], input=stdin, env={"COLUMNS": str(columns)})
     if isinstance(done.exception, InputError):
         return 2, done.stdout, str(done.exception)
     if done.exception and not isinstance(done.exception, SystemExit):
@@ -196,6 +196,18 @@ def test_several_runs_are_compared_image_by_image(vit, other, convnet, photos, t
         assert 0 <= difference["p"] <= 1
 
 
+def test_a_comparison_fits_a_terminal(vit, other, photos, tmp_path, monkeypatch):
+    """Of 80 columns: names of runs are whole in every table."""
+    (tmp_path / "runs").mkdir()
+    for name, folder in (("first", vit), ("cvt-two", other)):
+        shutil.copytree(folder, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run("evaluate", "runs/first", "runs/cvt-two", "--data", photos, columns=80)
+    assert code == 0
+    assert out.count("runs/cvt-two") == 4
+    assert max(map(len, out.splitlines())) <= 80
+
+
 def test_runs_whose_classes_are_in_another_order_see_the_same_labels(vit, photos, place, tmp_path):
     turned = tiny.run_folder(tmp_path / "turned", tiny.vit(), names=CLASSES[::-1])
     scores = tmp_path / "scores.json"
@@ -301,7 +313,7 @@ def test_models_are_listed_with_what_is_published():
     [
         (("train", "--resume", "x", "--model", "cvt_13"), "leave them out"),
         (("train", "classify", "--model", "cvt_31", "--data", "d", "--out", "o"), "cvt_"),
-        (("train", "multi30k_de_en", "--model", "cvt_13", "--data", "d", "--out", "o"), "classifiers"),
+        (("train", "multi30k_de_en", "--model", "cvt_13", "--data", "d", "--out", "o"), "chosen for images"),
         (("export", "nowhere", "--to", "onnx", "--out", "x.onnx"), "no run"),
         (("import", "nowhere", "--out", "o", "--layout", "timm"), "nowhere"),
     ],
