@@ -1,0 +1,1 @@
+"""Retrieval: pictures found by what they show."""
