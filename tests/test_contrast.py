@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tessella import losses
 from tessella.contrast import Contrast
@@ -153,6 +154,28 @@ def test_numerical_gradient(pairing):
     bias = BIAS if isinstance(pairing, Sigmoid) else None
     x, y, scale = sides(4, 1)
     assert torch.autograd.gradcheck(lambda *parts: pairing(*parts, bias)[0], (x, y, scale))
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any result had, of the forward and of the backward pass."""
+
+    most = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), named=None):
+        out = operation(*arguments, **(named or {}))
+        for made in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(made, Tensor):
+                self.most = max(self.most, made.numel())
+        return out
+
+
+@pytest.mark.parametrize("pairing", [Softmax(), Softmax(hardness=0.5), Sigmoid()])
+def test_the_whole_matrix_never_exists(pairing, monkeypatch):
+    monkeypatch.setitem(losses.CHUNK, "cpu", 2048)
+    x, y, scale = sides(128)
+    with Largest() as seen:
+        pairing(x, y, scale, BIAS if isinstance(pairing, Sigmoid) else None)[0].backward()
+    assert x.grad is not None and 512 <= seen.most <= 2048 < 128 * 128
 
 
 def test_it_is_what_the_model_says():
