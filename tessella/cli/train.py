@@ -110,20 +110,23 @@ def models(
     named = [name for name in MODELS if pattern in name]
     if not named:
         raise InputError(f"no model's name contains '{pattern}'")
-    width = max(map(len, named))
-    typer.echo(f"{'name':<{width}}  {'parameters':>11}   {'MACs':>8}  {'top-1':<10}  licence of weights")
+    width, pairs = max(map(len, named)), any(name.startswith("clip") for name in named)
+    work = 15 if pairs else 8
+    typer.echo(f"{'name':<{width}}  {'parameters':>11}   {'MACs':>{work}}  {'top-1':<10}  licence of weights")
     sources: list[str] = []
     text = False
     for row in listing(pattern):
         card, macs, top1 = row.card, f"{row.macs / 1e9:.2f} G" if row.macs else "–", "–"
+        macs = f"{(row.macs or 0) / 1e9:.2f} + {row.text_macs / 1e9:.2f} G" if row.text_macs else macs
         text |= card is None
         if card and card.top1:
             sources += [] if card.source in sources else [card.source]
             top1 = f"{card.top1:.2f} [{sources.index(card.source) + 1}]"
-        line = f"{row.name:<{width}}  {row.parameters:>11,}{' ' if card else '*'}  {macs:>8}  {top1:<10}"
+        line = f"{row.name:<{width}}  {row.parameters:>11,}{' ' if card else '*'}  {macs:>{work}}  {top1:<10}"
         typer.echo(f"{line}  {(card and card.licence) or '–'}")
     if sources:
-        typer.echo("MACs: multiply-adds of one image. top-1: ImageNet-1k, percent, as published by")
+        of = "one image and of one text" if pairs else "one image"
+        typer.echo(f"MACs: multiply-adds of {of}. top-1: ImageNet-1k, percent, as published by")
     for number, source in enumerate(sources, 1):
         typer.echo(f"  [{number}] {source}")
     if text:

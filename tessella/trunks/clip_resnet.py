@@ -14,7 +14,7 @@ class ClipResNet(Staged):
 
     entry: three 3 x 3 convolutions, the first two of half the width, the first with the stride; then means of 2 x 2.
     Blocks are bottlenecks. Where one has a stride, means are taken instead: in the branch before its last convolution,
-    in the shortcut before its only one. Rows and columns are halved rounding down.
+    in the shortcut before its only one. Means round rows and columns down, the first convolution rounds them up.
     """
 
     entry: Entry = Entry(width=64, size=3, stride=2, pool="mean")

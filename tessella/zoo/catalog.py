@@ -7,11 +7,12 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from pydantic import ValidationError
 from torch import nn
 
 from tessella.errors import InputError, did_you_mean
-from tessella.models import Model
+from tessella.models import Model, Towers
 from tessella.spec import explain
 from tessella.zoo import bit, clip, cvt, deit, regnet, resnet, swin, vgg, vit
 from tessella.zoo.card import Card
@@ -87,6 +88,8 @@ class Listed(NamedTuple):
     parameters: int
     macs: int | None
     """Multiply-adds for one image of the card's size; None for models of text."""
+    text_macs: int | None
+    """Multiply-adds for one text of full length, where there is a tower for texts."""
     card: Card | None
     about: str
 
@@ -100,9 +103,13 @@ def listing(pattern: str = "") -> Iterator[Listed]:
         about = (page.__doc__ or "").splitlines()[0] if page else ""
         card = CARDS.get(name)
         spec = model_spec(name, {} if card else {"vocab": VOCAB})
-        image = getattr(spec, "image", spec)
-        macs = multiply_adds(image, (1, channels(image), card.size, card.size)) if card else None
-        yield Listed(name, parameters(spec), macs, card, about)
+        image, macs, text_macs = getattr(spec, "image", spec), None, None
+        if card:
+            macs = multiply_adds(image, (1, channels(image), card.size, card.size))
+        if isinstance(spec, Towers):
+            length = spec.text.stem.positions.length  # pyright: ignore[reportAttributeAccessIssue]  # of our own pages
+            text_macs = multiply_adds(spec.text, (1, length), dtype=torch.long)
+        yield Listed(name, parameters(spec), macs, text_macs, card, about)
 
 
 def channels(spec: Model) -> int:

@@ -20,7 +20,7 @@ def parameters(model: Model) -> int:
         return sum(p.numel() for p in model.build().parameters())
 
 
-def multiply_adds(model: Model, *shapes: tuple[int, ...]) -> int:
+def multiply_adds(model: Model, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
     """Multiply-adds of products and convolutions (half of torch's count of FLOPs) for inputs of these shapes."""
     with torch.device("meta"), torch.no_grad():
         built = model.build().eval()
@@ -30,7 +30,7 @@ def multiply_adds(model: Model, *shapes: tuple[int, ...]) -> int:
             elif isinstance(module, ELEMENTWISE):
                 module.forward = _as_it_is
         with _Counter() as counter:
-            built(*(torch.empty(shape) for shape in shapes))
+            built(*(torch.empty(shape, dtype=dtype) for shape in shapes))
     return counter.flops // 2
 
 
