@@ -73,7 +73,7 @@ def main(folder: str, db: str, wait: str = "0", rows: str = "1024") -> None:
     from tessella.retrieval import pending
     from tessella.retrieval.indexing import Task, index
 
-    pending.ROWS = int(rows)
+    pending.ROWS, pending.WRITES = int(rows), 4
     print("begun", flush=True)
     try:
         print(index(Task(Path(folder), Path(db), "colours", Colours(wait=float(wait))), Silent()), flush=True)

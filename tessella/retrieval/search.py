@@ -84,5 +84,5 @@ def fits(search: Search, fingerprint: str, run: str) -> None:
     if search.store.facts.fingerprint != fingerprint:
         raise InputError(
             f"{search.store.path} was made with {search.store.facts.model}, and {run} is another model, or that one "
-            "changed since; embeddings of two models cannot be compared: give the right --model, or index with --rebuild"
+            "changed since; embeddings of two models cannot be compared: give the right --model, or --rebuild the index"
         )
