@@ -177,15 +177,16 @@ class Store:
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows of new paths, all or none of them."""
         if rows:
-            with told(self.path):
-                self.table.add(self.table_of(rows))
+            made = self.table_of(rows)
+            with told(self.path, made.nbytes):
+                self.table.add(made)
 
     def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows in place of those with the same paths, all or none of them."""
         if rows:
-            with told(self.path):
-                merge = self.table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
-                merge.execute(self.table_of(rows))
+            made = self.table_of(rows)
+            with told(self.path, made.nbytes):
+                self.table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all().execute(made)
 
     def remove(self, paths: Sequence[str]) -> None:
         """The rows of these paths."""
@@ -210,7 +211,7 @@ class Store:
         New rows join the index of vectors, if there is one. Only inside a `Writer`: nobody else may be writing.
         """
         before = self.state()
-        with told(self.path):
+        with told(self.path, before.size):
             self.table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
             for name in self._database.list_tables(limit=1000).tables:
                 if name != self.facts.table:  # of an index that was started over
@@ -246,9 +247,9 @@ class State:
 
 
 @contextlib.contextmanager
-def told(path: Path) -> Iterator[None]:
-    """What LanceDB says about the disk, as the one line that other files' errors have."""
-    with explained(path):
+def told(path: Path, needed: int = 0) -> Iterator[None]:
+    """What LanceDB says about the disk, as the one line that other files' errors have; needed: bytes to be written."""
+    with explained(path, needed):
         try:
             yield
         except (RuntimeError, ValueError, OSError) as error:
