@@ -26,7 +26,7 @@ from tessella.lesson import Lesson
 from tessella.match_scores import TOPS, retrieval
 from tessella.predict import opened
 from tessella.processes import launch, seed_all
-from tessella.recipes.matching import Matching, with_text
+from tessella.recipes.matching import Matching, image_tower, with_text
 from tessella.recipes.named import to_yaml
 from tessella.recipes.vision import Classification
 from tessella.runs import RunFolder
@@ -51,33 +51,35 @@ def train(
     """
     fabric = launch(recipe.loop)
     first = fabric.is_global_zero
+    say = say if first else lambda line: None
+    if first and not resume:
+        RunFolder.require_vacant(out)
     quarantine = Quarantine()
     pairs = read_pairs(recipe, data, quarantine)
-    if first:
-        run = RunFolder.resume(out) if resume else RunFolder.create(out)
-        _prepare(run, recipe, pairs, quarantine, data, resume)
-    fabric.barrier()
-    run, codec = RunFolder(out), Codec.load(out / "codec.json")
-    captions = Sayings.of(pairs.training.captions, Reading(codec.source, recipe.length, recipe.begin))
-    if first:
-        cut = captions.ids.cut
-        say(
-            f"{len(captions):,} images with {len(captions.ids):,} captions to learn from, {len(pairs.validation):,} "
-            f"images to validate, {len(quarantine):,} set aside; {codec.source.size:,} pieces"
-            f"{f'; {cut:,} captions are cut to {recipe.length} ids' if cut else ''}"
-        )
+    if first and resume:
+        _same_pairs(RunFolder.resume(out), pairs, data)
+    codec = Codec.load(out / "codec.json") if resume else _codec(recipe, pairs)  # each process learns the same one
+    reading = Reading(codec.source, recipe.length, recipe.begin)
+    captions = Sayings.of(pairs.training.captions, reading)
+    cut = captions.ids.cut
+    say(
+        f"{len(captions):,} images with {len(captions.ids):,} captions to learn from, {len(pairs.validation):,} "
+        f"images to validate, {len(quarantine):,} set aside; {codec.source.size:,} pieces"
+        f"{f'; {cut:,} captions are cut to {recipe.length} ids' if cut else ''}"
+    )
     seed_all(recipe.loop.seed, 0)
     model = with_text(recipe.model, codec.source.size, codec.source.pad).build()
-    begin(model, recipe, say if first else lambda line: None, resume)
-    if first:
-        learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
-    lesson = lesson_of(recipe, model, captions, pairs, Reading(codec.source, recipe.length, recipe.begin))
+    begin(model, recipe, say, resume)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
+    lesson = lesson_of(recipe, model, captions, pairs, reading)
     loop = in_steps(recipe.loop, len(pairs.training), recipe.batch)
-    schedule = in_time(recipe.schedule, loop, say if first else lambda line: None)
-    standing = learn(lesson, run, loop, recipe.optimizer, schedule, fabric)
-    if first:
-        say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
+    schedule = in_time(recipe.schedule, loop, say)
+    if first and not resume:  # not before all that may be refused: the corrected command can have the same folder
+        _begin(RunFolder.create(out), recipe, pairs, codec, quarantine, data)
+    fabric.barrier()
+    standing = learn(lesson, RunFolder(out), loop, recipe.optimizer, schedule, fabric)
+    say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
     return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
 
 
@@ -152,27 +154,26 @@ def read_pairs(recipe: Matching, data: Path, quarantine: Quarantine) -> Pairs:
     if what.limit and what.limit < len(training):
         order = np.random.default_rng(recipe.loop.seed).permutation(len(training))
         training = training.take(np.sort(order[: what.limit]))
-    patch = getattr(getattr(recipe.model, "stem", None), "patch", 1)
+    patch = getattr(image_tower(recipe.model).stem, "patch", 1)
     training = training.verified(quarantine, (patch, patch))
     validation = validation.verified(quarantine, (patch, patch))
     quarantine.refuse_if_too_many(len(training) + len(validation) + len(quarantine), what.bad_share)
     return Pairs(training, validation)
 
 
-def _prepare(run: RunFolder, recipe: Matching, pairs: Pairs, quarantine: Quarantine, data: Path, resume: bool) -> None:
-    """Writes what a run holds before its first step; on resume, checks that it is the same."""
-    fingerprint = pairs.training.fingerprint()
-    if resume:
-        before = run.manifest.get("data", {})
-        if before.get("sha256") != fingerprint:
-            raise InputError(f"the pairs in {data} are not those the run was begun with ({before.get('path')})")
-        return
-    codec = _codec(recipe, pairs)
+def _same_pairs(run: RunFolder, pairs: Pairs, data: Path) -> None:
+    before = run.manifest.get("data", {})
+    if before.get("sha256") != pairs.training.fingerprint():
+        raise InputError(f"the pairs in {data} are not those the run was begun with ({before.get('path')})")
+
+
+def _begin(run: RunFolder, recipe: Matching, pairs: Pairs, codec: Codec, quarantine: Quarantine, data: Path) -> None:
+    """Writes what a run holds before its first step."""
     run.write("codec.json", codec.save)
     model = with_text(recipe.model, codec.source.size, codec.source.pad)
     run.write_text("recipe.yaml", to_yaml(recipe.replace(model=model)))
     run.write("quarantine.jsonl", quarantine.save)
-    run.note(data={"path": str(data), "sha256": fingerprint})
+    run.note(data={"path": str(data), "sha256": pairs.training.fingerprint()})
 
 
 def _codec(recipe: Matching, pairs: Pairs) -> Codec:

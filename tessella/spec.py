@@ -129,10 +129,11 @@ def override(made: S, path: str, value: Any) -> S:
     here[last] = _literal(value) if isinstance(value, str) else value
     try:
         return type(made).model_validate(data)
-    except ValidationError:
+    except ValidationError as error:
         listed = """; a list is written '["a", "b"]'""" if isinstance(old, list) else ""
         told = f"{path} is {old!r} ({type(old).__name__}); {value!r} is not usable there"
-        raise InputError(told + listed) from None
+        own = [item["msg"].removeprefix("Value error, ") for item in error.errors() if item["type"] == "value_error"]
+        raise InputError(f"{told}{listed}{': ' if own else ''}{'; '.join(own)}") from None
 
 
 def _literal(text: str) -> Any:

@@ -81,6 +81,10 @@ class Matching(Recipe):
             raise InputError(f"'{self.model.kind}' has not an encoder for images and one for texts; 'towers' has")
         if self.augment.mixes:
             raise InputError("mixed images have no caption; set augment.mixup=0 and augment.cutmix=0")
+        if self.augment.repeats > 1:
+            raise InputError("an image that comes twice would be told from itself; set augment.repeats=1")
+        if not isinstance(self.objective, Contrast):
+            raise InputError(f"'{self.objective.kind}' learns nothing from captions; the objective 'contrast' does")
         places = getattr(getattr(text_stem(self.model), "positions", None), "length", None)
         if places is not None and places < self.length:
             raise InputError(f"length is {self.length}, more than the {places} positions of the text tower")
@@ -179,4 +183,17 @@ def flickr8k() -> Matching:
     )
 
 
-RECIPES = (match, flickr8k)
+def openmoji() -> Matching:
+    """Emoji with names and keywords in two languages (`benchmarks/emoji.py` makes the tables)."""
+    return Matching(
+        image=Preprocess(size=(48, 48), crop=1.0),
+        augment=Augment(crop="pad", padding=4),
+        codec=CodecSpec(size=6000, lowercase=True),
+        length=16,
+        model=model_spec("clip_micro", {"length": 16, "image_size": 48}),
+        schedule=Cosine(peak=2e-3, warmup=100, final=1e-5),
+        loop=LoopSpec(steps=1_500, metric="recall@10", ema=0.998, validate_every=250, checkpoint_every=250),
+    )
+
+
+RECIPES = (match, flickr8k, openmoji)
