@@ -8,6 +8,7 @@ import typer
 
 from tessella.cli.exchange import export, import_
 from tessella.cli.judge import evaluate
+from tessella.cli.retrieve import index, search
 from tessella.cli.train import check, demo, models, recipes, story, train
 from tessella.cli.use import classify, show, translate
 from tessella.errors import InputError
@@ -24,6 +25,7 @@ app = typer.Typer(
 VERBS = {
     "Train": (check, train, recipes),
     "Use": (translate, classify, evaluate, show),
+    "Search": (index, search),
     "Exchange": (import_, export),
     "Learn": (models, story, demo),
 }
