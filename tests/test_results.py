@@ -1,10 +1,11 @@
+import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 from tessella.errors import InputError
-from tessella.results import main, read_records, render, write_page
+from tessella.results import Record, main, read_records, render, write_page
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 RECORD = {
@@ -54,3 +55,26 @@ def test_broken_json_and_a_missing_folder(tmp_path):
         read_records(tmp_path)
     with pytest.raises(InputError, match="no folder"):
         read_records(tmp_path / "nowhere")
+
+
+def test_scores_of_runs_that_are_gone_are_kept():
+    """Of benchmarks/classification.py: new records take the places of the old ones, the others stay as they were."""
+    path = Path(__file__).parents[1] / "benchmarks" / "classification.py"
+    made = importlib.util.spec_from_file_location("classification_benchmark", path)
+    benchmark = importlib.util.module_from_spec(made)
+    made.loader.exec_module(benchmark)
+    earlier = benchmark.Book("a machine", [], [])
+    for name, value in (("ResNet: accuracy", 86.0), ("ViT: accuracy", 60.0), (benchmark.BEST_OF, 86.0)):
+        earlier.add(name, value, "%", "cifar10", "test")
+    book = benchmark.Book("another machine", earlier.rows, [])
+    book.add("ViT: accuracy", 70.0, "%", "cifar10", "test")
+    benchmark.best(book)
+    benchmark.on_a_gpu(book)
+    rows = {row["name"]: row for row in book.whole()}
+    assert list(rows)[:3] == ["ResNet: accuracy", "ViT: accuracy", benchmark.BEST_OF]
+    assert rows["ResNet: accuracy"] == earlier.rows[0]
+    assert (rows["ViT: accuracy"]["value"], rows["ViT: accuracy"]["hardware"]) == (70.0, "another machine")
+    assert (rows[benchmark.BEST_OF]["value"], rows[benchmark.BEST_OF]["met"]) == (86.0, True)
+    untold = rows["CvT, 30 minutes on a GPU: accuracy"]
+    assert (untold["value"], untold["target"], untold["met"]) == ("not measured: no GPU", 94.0, None)
+    assert "not measured: no GPU" in render([Record.model_validate(row) for row in rows.values()])
