@@ -41,7 +41,7 @@ class Matcher:
     @property
     def scale(self) -> float:
         """What cosines are multiplied by before a softmax."""
-        return float(self.model.scale)
+        return float(self.model.scale.detach())
 
     @property
     def dim(self) -> int:

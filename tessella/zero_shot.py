@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tessella import files
 from tessella.classifier import Classifier
-from tessella.data.pictures import read_pictures
+from tessella.data.pictures import read_pictures, splits
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 from tessella.matcher import Matcher
@@ -59,6 +59,7 @@ class Prototypes:
                 header = file.metadata() or {}
                 told, vectors = json.loads(header["prototypes"]), file.get_tensor(VECTORS)
             classes, templates, threshold = tuple(told["classes"]), tuple(told["templates"]), told["threshold"]
+            threshold = None if threshold is None else float(threshold)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
             raise InputError(f"{path} holds no classes written by `tessella classify --save`") from None
         if vectors.dim() != 2 or len(vectors) != len(classes) or not all(isinstance(name, str) for name in classes):
@@ -70,7 +71,7 @@ def prototypes(matcher: Matcher, classes: Sequence[str], templates: Sequence[str
     """Each class as the mean of its normalised texts, normalised again (Radford et al. 2021, sec. 3.1.4).
 
     templates: texts with {} for the class's name, "a photo of a {}." Raises InputError for classes that are empty or
-    named twice, and for a template without {}.
+    named twice, for no template, and for one without {}.
     """
     names = [name.strip() for name in classes]
     if len(names) < 2 or not all(names):
@@ -78,6 +79,8 @@ def prototypes(matcher: Matcher, classes: Sequence[str], templates: Sequence[str
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(f"the class '{twice}' is named twice")
+    if not templates:
+        raise InputError(f"there is no template for class names to stand in; the name alone is '{BARE}'")
     for template in templates:
         if template.count(BARE) != 1:
             raise InputError(f"the template '{template}' has not one {BARE} for the class's name: 'a photo of a {{}}'")
@@ -90,9 +93,12 @@ def prototypes(matcher: Matcher, classes: Sequence[str], templates: Sequence[str
 def calibrated(matcher: Matcher, made: Prototypes, data: Path, keep: float = 0.95) -> tuple[Prototypes, str]:
     """With a threshold found on labelled pictures, and what is to be said of it.
 
-    Pictures whose label is one of the classes are known, all others are not. Raises InputError where none can be read.
+    Pictures whose label is one of the classes are known, all others are not. Of data that is divided, those for
+    validation count. Raises InputError where none can be read.
     """
-    pictures = read_pictures(data, None, quarantine=Quarantine())
+    there = splits(data)
+    split = next((name for name in ("validation", "train", "test") if name in there), None)
+    pictures = read_pictures(data, split, quarantine=Quarantine())
     known = np.array([pictures.classes[label] in made.classes for label in pictures.labels])
     answers = list(matcher.pictures(range(len(pictures)), lambda n: pictures.decode(n, matcher.image.channels)))
     read = [n for n, answer in enumerate(answers) if not isinstance(answer, InputError)]
