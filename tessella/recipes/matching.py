@@ -183,6 +183,20 @@ def flickr8k() -> Matching:
     )
 
 
+def flickr8k_batch() -> Matching:
+    """Flickr8k with smaller towers without batch norm, 64 at once in them however large the batch is."""
+    return Matching(
+        image=Preprocess(size=(64, 64), crop=1.0),
+        augment=Augment(crop="resized", scale=(0.4, 1.0), flip=0.5),
+        codec=CodecSpec(size=4000, lowercase=True),
+        model=model_spec("clip_micro", {"length": 32, "image_size": 64, "norm": "layer"}),
+        objective=Contrast(chunk=64),
+        schedule=Cosine(peak=1e-3, warmup=100, final=1e-5),
+        loop=LoopSpec(steps=1_875, metric="recall@10", checkpoint_every=500),
+        batch=64,
+    )
+
+
 def openmoji() -> Matching:
     """Emoji with names and keywords in two languages (`benchmarks/emoji.py` makes the tables)."""
     return Matching(
@@ -196,4 +210,4 @@ def openmoji() -> Matching:
     )
 
 
-RECIPES = (match, flickr8k, openmoji)
+RECIPES = (match, flickr8k, flickr8k_batch, openmoji)
