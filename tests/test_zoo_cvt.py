@@ -61,11 +61,11 @@ def test_sizes_are_exact(name):
         assert sum(buffer.numel() for buffer in spec.build().buffers()) == kept
 
 
-@pytest.mark.parametrize("name", ["cvt_micro", "cvt_small"])
-def test_small_ones_are_small_and_keep_the_raster_fine(name):
+@pytest.mark.parametrize(("name", "side"), [("cvt_nano", 4), ("cvt_micro", 8), ("cvt_small", 8)])
+def test_small_ones_are_small_and_keep_the_raster_fine(name, side):
     spec = VARIANTS[name](classes=10)
     assert 3e5 < parameters(spec) < 4.1e6
-    assert spec.build().features(torch.zeros(1, 3, 32, 32)).grid == (8, 8)
+    assert spec.build().features(torch.zeros(1, 3, 32, 32)).grid == (side, side)
 
 
 def test_paths_are_dropped_in_the_last_stage():
