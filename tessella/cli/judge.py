@@ -139,7 +139,10 @@ def _matching(runs: list[str], given: dict[str, Any], out: Path | None, device: 
     without(
         {name: given[name] for name in ("csv", "html", "image-size", "temperature")}, runs[0], "not scored by class"
     )
-    split = judge.chosen_split(data, given["split"])
+    try:
+        split = judge.chosen_split(data, given["split"])
+    except InputError as error:
+        raise InputError(f"{error}{'; for folders of classes give --template or --labels' * data.is_dir()}") from None
     usual = CaptionColumns()
     columns = CaptionColumns(image=given["image"] or usual.image, caption=given["caption"] or usual.caption)
     found = []
