@@ -162,7 +162,7 @@ def _known(embedder: Any, query: str, run: str) -> None:
     if all(piece == tokenizer.unk for piece in pieces):
         raise InputError(f"{run} knows no piece of '{query}': its texts were in another script")
     names = tokenizer.vocabulary
-    if all(piece == tokenizer.unk or names[piece].startswith("<0x") for piece in pieces):
+    if all(piece == tokenizer.unk or names[piece] == "▁" or names[piece].startswith("<0x") for piece in pieces):
         say(f"{run} can only spell '{query}' byte by byte: it has hardly seen this script, so expect little")
 
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 SIDE = 240
 """Pixels of a thumbnail's longer side."""
-ACROSS = 5
+ACROSS, GAP, ABOVE, BELOW = 5, 16, 56, 60
+"""Of a sheet: pictures in a row, and pixels between them, above all, and below each row for its words."""
+DOTS = 110
+LONGEST = 34
+"""Letters of a path on a sheet."""
 CAPTION = 60
 GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:14px;margin:20px 0"
 TILE = "margin:0;padding:10px;display:flex;flex-direction:column;justify-content:flex-end;min-width:0"
@@ -40,26 +44,27 @@ def save_page(hits: Sequence[Hit], folder: Path, title: str, told: str, out: Pat
 
 
 def save_sheet(hits: Sequence[Hit], folder: Path, title: str, out: Path) -> None:
-    """A PNG of thumbnails in rows, best first."""
+    """A PNG of thumbnails in rows, best first, with ranks, scores and paths below them."""
     from matplotlib.figure import Figure
+    from PIL import Image, ImageOps
 
     across = min(ACROSS, len(hits))
-    down = -(-len(hits) // across)
-    figure = Figure(figsize=(2.3 * across, 2.6 * down + 0.5), layout="constrained")
-    figure.suptitle(drawable(title), fontsize=11, **writing())
-    places = figure.subplots(down, across, squeeze=False).ravel()
-    for place in places:
-        place.axis("off")
-    for hit, place in zip(hits, places, strict=False):
-        picture = thumbnail(folder / hit.path)
-        if picture is None:
-            place.text(0.5, 0.5, "no longer\nreadable", ha="center", va="center", transform=place.transAxes)
-        else:
-            place.imshow(picture)
-        name = hit.path if len(hit.path) <= 30 else f"…{hit.path[-29:]}"
-        place.set_title(drawable(f"{hit.rank}. {hit.score:.3f}\n{name}"), fontsize=8, **writing())
+    wide, high = across * (SIDE + GAP) + GAP, -(-len(hits) // across) * (SIDE + BELOW) + ABOVE
+    sheet = Image.new("RGB", (wide, high), "white")
+    figure = Figure(figsize=(wide / DOTS, high / DOTS))
+    figure.text(0.5, 1 - ABOVE / 2 / high, drawable(title), ha="center", va="center", fontsize=11, **writing())
+    for number, hit in enumerate(hits):
+        left, top = GAP + number % across * (SIDE + GAP), ABOVE + number // across * (SIDE + BELOW)
+        picture = thumbnail(folder / hit.path) or Image.new("RGB", (SIDE, SIDE // 2), "#e3e2dc")
+        picture = ImageOps.contain(picture, (SIDE, SIDE))  # small ones as large as the others
+        sheet.paste(picture, (left + (SIDE - picture.width) // 2, top + SIDE - picture.height))
+        name = hit.path if len(hit.path) <= LONGEST else f"…{hit.path[1 - LONGEST :]}"
+        told = f"{hit.rank}. {hit.score:.3f}\n{drawable(name)}"
+        place = ((left + SIDE / 2) / wide, 1 - (top + SIDE + 4) / high)
+        figure.text(*place, told, ha="center", va="top", fontsize=7.5, linespacing=1.3, **writing())
+    figure.figimage(sheet, resize=False)
     with explained(out):
-        save_png(figure, out, 110)
+        save_png(figure, out, DOTS)
 
 
 def thumbnail(path: Path) -> Image.Image | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -211,7 +212,10 @@ class Store:
         New rows join the index of vectors, if there is one. Only inside a `Writer`: nobody else may be writing.
         """
         before = self.state()
-        with told(self.path, before.size):
+        with told(self.path, before.size), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # of readers that have an old version open: `Search` opens anew
             self.table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
             for name in self._database.list_tables(limit=1000).tables:
                 if name != self.facts.table:  # of an index that was started over
