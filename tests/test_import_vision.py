@@ -425,6 +425,7 @@ def test_processors_of_every_kind_prepare_as_transformers_does():
         "DeiTImageProcessor": {"size": {"height": 32, "width": 32}, "crop_size": {"height": 32, "width": 32}},
         "ConvNextImageProcessor": {"size": {"shortest_edge": 32}, "crop_pct": 0.8},
         "BitImageProcessor": {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}},
+        "CLIPImageProcessor": {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}},
     }
     assert {f"{kind}ImageProcessor" for kind in KINDS} == cases.keys()
     for name, settings in cases.items():

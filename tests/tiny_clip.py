@@ -61,3 +61,43 @@ def rows(end: int = 49, vocab: int = 50) -> torch.Tensor:
         ids[row, stop] = end
         ids[row, stop + 1 :] = pad
     return ids
+
+
+MERGED = ["p h", "ph o", "t o</w>", "pho to</w>", "c a", "ca t</w>", "t h", "th e</w>", "d o", "do g</w>", "Ł Ģ", "í ķ"]
+
+
+def pieces() -> tuple[list[str], list[str]]:
+    """All pieces of a small vocabulary of CLIP's kind in the order of their ids, and its merges."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    characters = [chr(byte) for byte in shown] + [chr(256 + n) for n in range(256 - len(shown))]
+    merged = ["".join(line.split()) for line in MERGED]
+    both = [*characters, *(character + "</w>" for character in characters)]
+    return [*both, *merged, "<|startoftext|>", "<|endoftext|>"], MERGED
+
+
+def write_pieces(folder: Path) -> Path:
+    """vocab.json and merges.txt in a folder, which may be new."""
+    folder.mkdir(exist_ok=True)
+    names, merges = pieces()
+    (folder / "vocab.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    return folder
+
+
+def write_clip(folder: Path, vision: dict | None = None, text: dict | None = None, **changes):
+    """A whole checkpoint like those on the Hub: random weights, small vocabulary, preparation of images."""
+    from transformers import CLIPTokenizer
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    size = len(pieces()[0])
+    ids = {"vocab_size": size, "bos_token_id": size - 2, "eos_token_id": size - 1, "max_position_embeddings": 16}
+    model, _, _ = theirs(folder, vision, {**ids, **(text or {})}, **changes)
+    write_pieces(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=16)
+    tokenizer.save_pretrained(folder)
+    for name in ("vocab.json", "merges.txt"):
+        (folder / name).unlink()
+    side = VISION["image_size"]
+    processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    processor.save_pretrained(folder)
+    return model, tokenizer, processor

@@ -20,15 +20,19 @@ def import_(
         bool, typer.Option("--allow-pickle", help="Read .bin and .pth weights too (in a process of its own).")
     ] = False,
     layout: Annotated[
-        str | None, typer.Option(help="Of one file: whose names it has: timm, torchvision, microsoft or hf.")
+        str | None, typer.Option(help="Of one file: whose names it has: timm, torchvision, microsoft, openai or hf.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Of one file: which model it is; see `tessella models`.")] = None,
     labels: Annotated[Path | None, typer.Option(help="A file of class names, one a line, in their order.")] = None,
+    codec: Annotated[
+        Path | None,
+        typer.Option(help="Of one file of two towers: its tokenizer: codec.json, a folder, or OpenAI's merges (.gz)."),
+    ] = None,
 ) -> None:
     """Turn a public checkpoint into a run folder."""
     from tessella.importing.checkpoint import import_run
 
-    import_run(source, out, allow_pickle, labels, layout, model, say)
+    import_run(source, out, allow_pickle, labels, layout, model, codec, say)
     say(f"done: {out}")
 
 

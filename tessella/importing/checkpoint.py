@@ -19,16 +19,19 @@ from torch import Tensor
 
 from tessella import files
 from tessella.errors import InputError, did_you_mean
+from tessella.importing.clip import TOGETHER, import_clip, import_clip_layout
+from tessella.importing.clip_tokenizer import MERGES, OLDER, WHOLE
 from tessella.importing.imported import Imported
 from tessella.importing.marian import import_marian
 from tessella.importing.preprocessors import FILE as PREPROCESSOR
 from tessella.importing.vision import PAGES, import_layout, import_timm, import_transformers, relabelled
 from tessella.recipes.named import to_yaml
 from tessella.runs import RunFolder
+from tessella.zoo import clip
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 WANTED = [SAFE, "config.json", "generation_config.json", "tokenizer_config.json", "*vocab.json", "*.spm", "README.md"]
-WANTED += [PREPROCESSOR]
+WANTED += [PREPROCESSOR, TOGETHER, WHOLE, MERGES, OLDER]
 UNPICKLE_SECONDS = 600
 LARGEST_ARRAYS = 16 * 2**30
 INSIDE = ("model", "state_dict")
@@ -36,6 +39,7 @@ INSIDE = ("model", "state_dict")
 
 ARCHITECTURES: dict[str, Callable[[Path, Mapping[str, Any], Mapping[str, Tensor]], Imported]] = {
     "marian": import_marian,
+    "clip": import_clip,
     **dict.fromkeys(PAGES, import_transformers),
 }
 """`model_type` in config.json -> what reads the checkpoint."""
@@ -48,6 +52,7 @@ def import_run(
     labels: Path | None = None,
     layout: str | None = None,
     model: str | None = None,
+    codec: Path | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Writes the run folder `out`, which must be new, and returns it.
@@ -56,20 +61,25 @@ def import_run(
     model.safetensors, vocab.json or preprocessor_config.json, …); or one file of weights (.safetensors, .npz, or a
     pickle such as .pth), which needs the name of its model and its layout ("microsoft", "torchvision", "timm", …).
     allow_pickle: read pytorch_model.bin where there is no model.safetensors, or a file that is a pickle, in a process
-    of its own with limits. labels: a file of class names, one a line, instead of those of the checkpoint. say: gets a
-    line for all that is not as in the checkpoint. Raises InputError in one line for what is missing, unknown or does
+    of its own with limits. labels: a file of class names, one a line, instead of those of the checkpoint. codec: where
+    the tokenizer of one file's text tower is (see `import_clip_layout`). say: gets a line for all that is not as in the
+    checkpoint. Raises InputError in one line for what is missing, unknown or does
     not fit.
     """
     names = None if labels is None else _names(labels)
     if Path(source).is_file():
         if layout is None or model is None:
             raise InputError(f"{source} is one file; say with --layout and --model what it holds (`tessella models`)")
-        imported = import_layout(model, layout, _tensors(Path(source), allow_pickle))
+        tensors = _tensors(Path(source), allow_pickle)
+        if model in clip.VARIANTS:
+            imported = import_clip_layout(model, layout, tensors, codec)
+        else:
+            imported = import_layout(model, layout, tensors)
         origin = {"layout": layout, "model": model, "licence": imported.facts.get("licence")}
         origin["sha256"] = {Path(source).name: files.digest(Path(source))["sha256"]}
     else:
-        if layout or model:
-            raise InputError(f"--layout and --model are for one file of weights; {source} is none")
+        if layout or model or codec:
+            raise InputError(f"--layout, --model and --codec are for one file of weights; {source} is none")
         with _fetched(str(source), allow_pickle) as folder:
             imported, origin = _read(folder, str(source), allow_pickle)
     imported = imported if names is None else relabelled(imported, names)

@@ -40,9 +40,18 @@ KINDS = {
     "DeiT": Kind(whole=True, crops=True),
     "ConvNext": Kind(whole=False),
     "Bit": Kind(whole=False, crops=True),
+    "CLIP": Kind(whole=False, crops=True),
 }
 """Its name without what follows: ImageProcessor, ImageProcessorFast, or FeatureExtractor in older files."""
-USUAL = {"vit": "ViT", "deit": "DeiT", "swin": "ViT", "cvt": "ConvNext", "resnet": "ConvNext", "bit": "Bit"}
+USUAL = {
+    "vit": "ViT",
+    "deit": "DeiT",
+    "swin": "ViT",
+    "cvt": "ConvNext",
+    "resnet": "ConvNext",
+    "bit": "Bit",
+    "clip": "CLIP",
+}
 """model_type -> the kind that transformers takes for files that name none."""
 
 

@@ -39,7 +39,7 @@ def import_transformers(folder: Path, config: Mapping[str, Any], weights: Mappin
     for name in config.get("architectures") or []:
         if not str(name).endswith(ENDINGS):
             raise InputError(f"{folder} holds a '{name}', which has no classifier; a …{ENDINGS[0]} is needed")
-    model = _built("config.json", lambda: PAGES[kind].from_config(config))
+    model = built("config.json", lambda: PAGES[kind].from_config(config))
     read = from_transformers(files.read_json(folder / FILE), kind, channels(model))
     notes = []
     if kind == "cvt" and "hidden_act" not in config:
@@ -172,12 +172,12 @@ def _count(weights: Mapping[str, Tensor], layout: tuple[Rule, ...]) -> int:
 
 
 def _vision(name: str, **options: Any) -> Encoder:
-    made = _built(f"'{name}'", lambda: model_spec(name, options))
+    made = built(f"'{name}'", lambda: model_spec(name, options))
     assert isinstance(made, Encoder)
     return made
 
 
-def _built(where: str, build: Callable[[], Any]) -> Any:
+def built(where: str, build: Callable[[], Any]) -> Any:
     """What a page makes of what it was told; what it cannot mean becomes one line."""
     try:
         return build()
