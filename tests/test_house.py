@@ -134,3 +134,25 @@ def test_the_map_of_the_readme_is_true():
     wrong = {name: caption for name, caption in captions.items() if files.get(name) != caption}
     assert not wrong, f"the README and the files say different things: {wrong}"
     assert set(files) <= set(captions), f"not on the map: {sorted(set(files) - set(captions))}"
+
+
+def test_models_in_the_readme_can_be_built():
+    """Its expressions of parts are code, and of the sizes that their papers have."""
+    from tessella import heads, models
+    from tessella.stems import patches, words
+    from tessella.trunks import cvt, plain, swin
+    from tessella.zoo.counts import parameters as count
+
+    known = {}
+    for module in (models, heads, patches, words, cvt, plain, swin):
+        known.update(vars(module))
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    sizes = []
+    for block in (block for block in blocks if re.search(r"^(Encoder|Towers)", block, flags=re.MULTILINE)):
+        for part in ast.parse(block).body:
+            if isinstance(part, ast.Expr):
+                sizes.append(count(eval(ast.unparse(part), known)))
+            else:
+                exec(ast.unparse(part), known)
+    assert sizes[:5] == [63_082_496, 86_567_656, 87_338_192, 28_288_354, 19_997_480]
+    assert len(sizes) == 6
