@@ -1,5 +1,6 @@
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,22 @@ def test_scores_of_runs_that_are_gone_are_kept(monkeypatch):
     untold = rows["CvT, 30 minutes on a GPU: accuracy"]
     assert (untold["value"], untold["target"], untold["met"]) == ("not measured: no GPU", 94.0, None)
     assert "not measured: no GPU" in render([Record.model_validate(row) for row in rows.values()])
+
+
+def test_scores_of_vision_in_the_readme_are_records():
+    """Whoever measures again changes both."""
+    values = {record.name: record.value for record in read_records(FOLDER)}
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    columns = ("accuracy", "parameters", "multiply-adds an image", "training, one thread, quiet", "compute on one core")
+    families = re.findall(r"^\| (.+?) \(`cifar10_\w+`\) \| (.+) \|$", readme, flags=re.MULTILINE)
+    assert len(families) == 7
+    for label, cells in families:
+        assert [float(cell) for cell in cells.split(" | ")] == [values[f"{label}: {name}"] for name in columns]
+    peers = ("transformers bfloat16", "transformers bfloat16, compiled and frozen", "OpenVINO bfloat16")
+    speeds = re.findall(r"^\| (ViT-B/16|DeiT-S|Swin-T|CvT-13) \| (.+) \|$", readme, flags=re.MULTILINE)
+    assert len(speeds) == 4
+    for model, cells in speeds:
+        told = [values[f"{model}, batch 8: tessella bfloat16 over {peer}"] for peer in peers]
+        assert [float(cell) for cell in cells.split(" | ")] == told
+    training = [values[f"{model}, training, batch 8: tessella over transformers"] for model in ("ViT-S/16", "CvT-13")]
+    assert f"ViT-S/16 {training[0]}, CvT-13 {training[1]}." in readme

@@ -12,8 +12,9 @@ half, so that neighbours meet. Cost grows with the number of tokens, not with it
 Any image size goes: rasters are padded to whole windows, and what is padded is seen by nobody. The published code
 differs there. Microsoft's takes only the size it was built for; Hugging Face and torchvision pad as we do but tokens
 look at the padding; timm rolls before it pads. Where windows tile the raster of every stage (224, 448, .. for window 7)
-all are equal. Where a raster is smaller than the window, `image_size` makes its windows as small, as Microsoft and timm
-do; Hugging Face and torchvision keep one window size for the tables of all stages.
+all are equal; elsewhere `benchmarks/padding.py` says how far they go apart. Where a raster is smaller than the window,
+`image_size` makes its windows as small, as Microsoft and timm do; Hugging Face and torchvision keep one window size for
+the tables of all stages.
 """
 
 from __future__ import annotations
