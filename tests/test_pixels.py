@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import zlib
 
@@ -110,6 +111,8 @@ def test_reasons(file, reason, tmp_path):
     with pytest.raises(Unreadable, match="is not usable") as caught:
         decode(path)
     assert caught.value.reason.startswith(reason)
+    if reason.startswith("over"):
+        assert re.search(r"over 89\.5 megapixels \(2,(500|147) of them\)$", str(caught.value))
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

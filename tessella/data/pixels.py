@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -212,10 +213,12 @@ def _opened(source: Source, limit: int) -> Iterator[Image.Image]:
         try:
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > limit:
-                    raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+                    raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
                 yield image
         except Image.DecompressionBombError as error:
-            raise Unreadable(where, f"over {limit / 1e6:.3g} megapixels", str(error)) from None
+            pixels = re.search(r"(\d+) pixels", str(error))  # Pillow looks too, and speaks of a limit of its own
+            told = f"{int(pixels[1]) / 1e6:,.4g} of them" if pixels else str(error)
+            raise Unreadable(where, f"over {limit / 1e6:.3g} megapixels", told) from None
         except UnidentifiedImageError:
             raise Unreadable(where, f"no image of a known kind ({', '.join(FORMATS)})") from None
         except MemoryError:
