@@ -72,20 +72,20 @@ def classify_lines(
 def _write(sink: TextIO, prediction: Prediction, as_json: bool) -> None:
     """JSON for machines; for people the picture and its classes, likeliest first."""
     if as_json:
-        told = {"image": _printable(prediction.name)}
+        told = {"image": printable(prediction.name)}
         if prediction.error:
-            told["error"] = _printable(prediction.error)
+            told["error"] = printable(prediction.error)
         else:
             told["classes"] = [{"class": name, "probability": round(share, 6)} for name, share in prediction.classes]
         sink.write(json.dumps(told, ensure_ascii=False) + "\n")
     elif not prediction.error:
         told = ", ".join(f"{name} {share:.1%}" for name, share in prediction.classes)
-        sink.write(f"{_printable(prediction.name)}: {told}\n")
+        sink.write(f"{printable(prediction.name)}: {told}\n")
     else:
-        sink.write(f"{_printable(prediction.name)}: no answer\n")
+        sink.write(f"{printable(prediction.name)}: no answer\n")
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A path may hold bytes that are no text."""
     return name.encode("utf-8", "backslashreplace").decode()
 
@@ -93,19 +93,29 @@ def _printable(name: str) -> str:
 def _expanded(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]  # also one that is not there: its line says so
-    found = list(_walked(path))
-    if not found:
-        raise InputError(f"{path} holds no picture; those end in {', '.join(sorted(SUFFIXES))}")
-    return found
+    return list(walked(path))
 
 
-def _walked(folder: Path) -> Iterator[Path]:
-    """Pictures of a folder and of those in it, in natural order; nothing hidden, and no symbolic link to a folder."""
+def walked(folder: Path) -> Iterator[Path]:
+    """Pictures of a folder and of those in it, in natural order; nothing hidden, and no symbolic link to a folder.
+
+    Raises InputError where there is none, and for a folder that cannot be read.
+    """
+    none = True
+    with explained(folder):
+        for path in _below(folder):
+            none = False
+            yield path
+    if none:
+        raise InputError(f"{folder} holds no picture; those end in {', '.join(sorted(SUFFIXES))}")
+
+
+def _below(folder: Path) -> Iterator[Path]:
     for entry in sorted(folder.iterdir(), key=lambda one: natural(one.name)):
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
             if not entry.is_symlink():
-                yield from _walked(entry)
+                yield from _below(entry)
         elif entry.suffix.lower() in SUFFIXES:
             yield entry

@@ -63,10 +63,10 @@ def files_inside(paths: list[Path], image: str, others: Sequence[str] = ()) -> L
 
     Raises InputError for a table without that column or one of the ``others``.
     """
-    inside = [_holds_bytes(path, image, others) for path in paths]  # looks at each, so that each is refused by name
+    inside = [holds_files(path, image, others) for path in paths]  # looks at each, so that each is refused by name
     if not all(inside):
         return None
-    source = Blobs.gather(_part(cells, "bytes") for path in paths for cells in _cells(path, image))
+    source = Blobs.gather(part(cells, "bytes") for path in paths for cells in _cells(path, image))
     if len(source) and not len(source.flat):
         return None
     counts = [pyarrow.parquet.read_metadata(path).num_rows for path in paths]
@@ -76,7 +76,7 @@ def files_inside(paths: list[Path], image: str, others: Sequence[str] = ()) -> L
 
 def written_paths(path: Path, image: str) -> Iterator[str]:
     """The paths in a column of a Parquet table, one a row, "" where there is none."""
-    return (as_text(cell) for cells in _cells(path, image) for cell in _part(cells, "path").to_pylist())
+    return (as_text(cell) for cells in _cells(path, image) for cell in part(cells, "path").to_pylist())
 
 
 def _schema(path: Path, names: list[str]) -> pyarrow.Schema:
@@ -103,8 +103,11 @@ def _cells(path: Path, name: str) -> Iterator[pyarrow.Array]:
         raise InputError(f"{path} is not a readable .parquet file: {str(error).splitlines()[0][:200]}") from None
 
 
-def _holds_bytes(path: Path, image: str, others: Sequence[str]) -> bool:
-    """Whether a table holds the files themselves; else it holds their paths."""
+def holds_files(path: Path, image: str, others: Sequence[str] = ()) -> bool:
+    """Whether a table holds the files themselves in a column; else it holds their paths.
+
+    Raises InputError for a table that cannot be read, or lacks that column or one of the ``others``.
+    """
     if path.suffix != ".parquet":
         return False
     kind = _schema(path, [image, *others]).field(image).type
@@ -119,7 +122,7 @@ def _holds_bytes(path: Path, image: str, others: Sequence[str]) -> bool:
     return str(kind) in ("binary", "large_binary")
 
 
-def _part(cells: pyarrow.Array, name: str) -> pyarrow.Array:
+def part(cells: pyarrow.Array, name: str) -> pyarrow.Array:
     """A field of a struct column (missing where the struct is), or the column itself where it is no struct."""
     if not pyarrow.types.is_struct(cells.type):
         return cells
