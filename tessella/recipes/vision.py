@@ -75,7 +75,9 @@ class Classification(Recipe):
     @model_validator(mode="after")
     def _teacher_is_heard(self):
         if self.teacher and not isinstance(self.objective, Distill):
-            raise InputError(f"a teacher needs the objective 'distill', not '{self.objective.kind}'")
+            raise InputError(
+                f"a teacher needs the objective 'distill', not '{self.objective.kind}'; see the recipe 'distill'"
+            )
         return self
 
 
