@@ -32,7 +32,9 @@ class PowerDot(Dot):
         super().__init__(math.log(2))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        found = powers(q, k, v) if self.seen is None and mask is None else None
+        alike = mask is None or mask.shape[:3] == (1, 1, q.shape[2])
+        factors = None if mask is None else mask[0].to(q.dtype)
+        found = powers(q, k, v, factors) if self.seen is None and alike else None
         return super().forward(q, k, v, mask) if found is None else found
 
 

@@ -1,8 +1,9 @@
-"""Last blocks prepared: where a head reads class tokens only, the last block computes no others."""
+"""Last blocks prepared: where a head reads class tokens only, or a text's last, the last block computes no others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,19 +12,28 @@ from torch import Tensor, nn
 
 from tessella.attention import Attention
 from tessella.blocks import Block, PreNorm
-from tessella.heads import ClassesHead, DistilledHead
+from tessella.heads import ClassesHead, DistilledHead, EmbedHead, ends
 from tessella.inference.attention import PreparedAttention
 from tessella.inference.products import Product
 from tessella.models import EncoderModel
 from tessella.positions import Grid
+from tessella.tokens import Tokens
 from tessella.trunks.cvt import ConvAttention, CvtTrunk
-from tessella.trunks.plain import PlainEncoder
+from tessella.trunks.plain import CausalEncoder, PlainEncoder
 
 
 def shortened(model: EncoderModel, product: Product, rewritten: Callable[[nn.Module], nn.Module]) -> None:
-    """Puts a `LastBlock` in the place of the last block, if it is a pre-norm one that only class tokens are read of."""
+    """Puts a `LastBlock` in the place of the last block, if it is a pre-norm one that only class tokens are read of.
+
+    Where the last token of a text is all that is read, the trunk becomes an `EndEncoder`.
+    """
     blocks = LAST.get(type(model.trunk), lambda trunk: None)(model.trunk)
     if not blocks or type(blocks[-1]) is not Block or type(blocks[-1].attn_residual) is not PreNorm:
+        return
+    if type(model.trunk) is CausalEncoder:
+        if type(model.head) is EmbedHead and model.head.pool == "last" and type(blocks[-1].attn) is Attention:
+            blocks[-1] = EndBlock(blocks[-1], product, rewritten)
+            model.trunk = EndEncoder(model.trunk)
         return
     block, count = blocks[-1], READ.get(type(model.head), lambda head: 0)(model.head)
     if not count:
@@ -39,6 +49,7 @@ def shortened(model: EncoderModel, product: Product, rewritten: Callable[[nn.Mod
 
 LAST: dict[type[nn.Module], Callable[[Any], nn.ModuleList]] = {
     PlainEncoder: lambda trunk: trunk.blocks,
+    CausalEncoder: lambda trunk: trunk.blocks,
     CvtTrunk: lambda trunk: trunk.stages[-1].blocks,
 }
 """Trunk -> its last blocks, after which only a norm comes, token by token."""
@@ -46,6 +57,7 @@ LAST: dict[type[nn.Module], Callable[[Any], nn.ModuleList]] = {
 READ: dict[type[nn.Module], Callable[[Any], int]] = {
     ClassesHead: lambda head: 1 if head.pool == "first" else 0,
     DistilledHead: lambda head: 2,
+    EmbedHead: lambda head: 1 if head.pool == "first" else 0,
 }
 """Head -> how many tokens in front are all that it reads; 0 if it reads others."""
 
@@ -75,6 +87,39 @@ class LastAttention(PreparedAttention):
     ) -> Tensor:
         asking = x if self.attend.seen is not None else x[:, : self.count]
         return super().forward(asking, self.keys_values(x), mask)
+
+
+class EndBlock(nn.Module):
+    """`Block`, of one token of each row: b n d -> b 1 d."""
+
+    def __init__(self, block: Any, product: Product, rewritten: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.attn, self.mlp = PreparedAttention(block.attn, product, ("k", "v")), rewritten(block.mlp)
+        self.attn_residual, self.mlp_residual = block.attn_residual, block.mlp_residual
+
+    def forward(self, x: Tensor, ends: Tensor, mask: Tensor) -> Tensor:
+        """ends: the token, long b; mask: whom each token may look at, 1 1 n n."""
+        rows, h = torch.arange(len(x), device=x.device), self.attn_residual.norm(x)
+        keys_values = self.attn.keys_values(h)
+        if self.attn.attend.seen is not None:
+            seen = self.attn(h, keys_values, mask)[rows, ends]
+        else:
+            seen = self.attn(h[rows, ends][:, None], keys_values, mask[0, 0, ends][:, None, None])[:, 0]
+        return self.mlp_residual((x[rows, ends] + seen)[:, None], self.mlp)
+
+
+class EndEncoder(CausalEncoder):
+    """`CausalEncoder`, of which the last kept token is read: Tokens b n d -> Tokens b 1 d."""
+
+    def __init__(self, trunk: Any) -> None:
+        nn.Module.__init__(self)
+        self.blocks, self.norm = trunk.blocks, trunk.norm
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        x, mask = tokens.x, self.mask(tokens)
+        for block in self.blocks[:-1]:
+            x = block(x, partial(block.attn, mask=mask))
+        return Tokens(self.norm(self.blocks[-1](x, ends(tokens), mask)))
 
 
 class LastConvAttention(ConvAttention):

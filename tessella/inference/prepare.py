@@ -17,7 +17,7 @@ from tessella.heads import NextWordHead
 from tessella.inference.attention import PreparedAttention
 from tessella.inference.decoder import PreparedDecoder
 from tessella.inference.folds import folded
-from tessella.inference.last import LastBlock, shortened
+from tessella.inference.last import EndBlock, LastBlock, shortened
 from tessella.inference.products import FUSED, Packed, PackedConv, PatchProduct, Product, Quantised, quantises
 from tessella.models import EncoderModel
 from tessella.trunks.convnet import Layer, Residual
@@ -36,7 +36,10 @@ def prepare(model: nn.Module, dtype: str = "float32") -> nn.Module:
     device = next(model.parameters()).device.type
     if dtype == "int8" and (device != "cpu" or not quantises()):
         raise InputError("int8 needs a processor with AVX-512 and a torch with oneDNN; use dtype bfloat16")
+    lone = [(number, number.data) for number in model.parameters() if not number.dim()]
     model = folded(model.eval()).to(DTYPES[dtype]).requires_grad_(False)
+    for number, whole in lone:  # such as a temperature: it costs nothing to keep its digits
+        number.data = whole
     if device != "cpu":
         return model
     with torch.no_grad():
@@ -132,6 +135,7 @@ class PreparedResidual(nn.Module):
 RULES: dict[type[nn.Module], Callable[[Any, Product], nn.Module]] = {
     EncoderModel: _encoder,
     LastBlock: lambda module, product: module,  # made of rewritten parts
+    EndBlock: lambda module, product: module,
     nn.Linear: _linear,
     nn.Conv2d: _conv,
     NextWordHead: _linear,
