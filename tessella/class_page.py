@@ -23,8 +23,8 @@ CONFUSIONS = 20
 SIDE = 160
 
 
-def save_page(found: Sequence[Judged], differences: Sequence[Compared], data: Path, out: Path) -> Path:
-    """Writes one self-contained page; gives its path."""
+def save_page(found: Sequence[Judged], differences: Sequence[Compared], data: str, out: Path) -> Path:
+    """Writes one self-contained page; gives its path. data: what people call the set and its split."""
     report = Report("Evaluation", f"{data}, {found[0].report.images:,} images")
     for number, one in enumerate(found, 1):
         r = one.report

@@ -222,7 +222,11 @@ def test_a_split_is_chosen_and_said(vit, tmp_path):
     for number, split in enumerate(("train", "val", "test")):
         tiny.album(tmp_path / "photos" / split, each=number + 1)
     assert "18 images of test" in run("evaluate", vit, "--data", tmp_path / "photos")[1]
-    assert "12 images of val" in run("evaluate", vit, "--data", tmp_path / "photos", "--split", "val")[1]
+    page = tmp_path / "page.html"
+    assert (
+        "12 images of val" in run("evaluate", vit, "--data", tmp_path / "photos", "--split", "val", "--html", page)[1]
+    )
+    assert "photos, val, 12 images" in page.read_text(encoding="utf-8")
     assert "not 'tets'" in bad("evaluate", vit, "--data", tmp_path / "photos", "--split", "tets")
 
 

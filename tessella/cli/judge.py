@@ -107,7 +107,7 @@ def _classification(
     if csv:
         judge.save_predictions(found, csv)
     if html:
-        save_page(found, differences, data, html)
+        save_page(found, differences, f"{data}, {split}" if split else str(data), html)
 
 
 def _translation(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
