@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from tessella.errors import InputError
 from tessella.retrieval.approximate import Plan, ask
 from tessella.retrieval.conditions import parse
+from tessella.retrieval.exact import nearest
 from tessella.retrieval.filters import Filter
 from tessella.retrieval.store import Store
 
-FEW = 20_000
+FEW = 1_000
 """So many rows that a condition lets through are looked at one by one."""
 MOST = 100
 """For more answers than this, every row is looked at."""
@@ -59,24 +61,35 @@ class Search:
 
     def _nearest(self, vector: np.ndarray, top: int, where: Filter | None) -> list[Hit]:
         columns = [name for name in self.store.columns if name not in HIDDEN]
-        found = ask(self.store, vector, top, self._plan(top, where), where, columns)
-        hits = []
-        for rank, row in enumerate(found.to_pylist(), 1):
-            score = 1 - row.pop("_distance") / 2
-            hits.append(Hit(rank, score, row.pop("path"), row))
-        return hits
+        passed = self.store.rows if where is None else self.store.count(where)
+        if where is not None and passed <= FEW:
+            return _hits(*_looked_at(self.store, vector, top, where, columns))
+        found = ask(self.store, vector, top, self._plan(top, passed), where, columns)
+        scores = 1 - found["_distance"].to_numpy() / 2
+        return _hits(found.drop_columns("_distance"), scores)
 
-    def _plan(self, top: int, where: Filter | None) -> Plan:
-        """Exact where few rows are asked or many wanted; the fewer rows pass, the more partitions are looked into."""
-        if self.plan.exact or top > MOST:
+    def _plan(self, top: int, passed: int) -> Plan:
+        """Exact where many answers are wanted; the fewer rows pass, the more partitions are looked into."""
+        plan = self.plan
+        if plan.exact or top > MOST:
             return Plan()
-        if where is None:
-            return self.plan
-        passed = self.store.count(where)
-        if passed <= FEW:
-            return Plan()
-        wider = min(self.plan.partitions, round(self.plan.probes * self.plan.rows / passed))
-        return Plan(False, self.plan.partitions, wider, self.plan.refine)
+        wider = plan.probes * max(1.0, plan.rows / max(passed, 1)) ** 0.5
+        return Plan(False, plan.partitions, min(plan.partitions, round(wider)), plan.refine)
+
+
+def _looked_at(
+    store: Store, vector: np.ndarray, top: int, where: Filter, columns: list[str]
+) -> tuple[pa.Table, np.ndarray]:
+    """The nearest of the few rows that pass, by looking at each; LanceDB would look at those that do not pass, too."""
+    batches = list(store.scan([*columns, "vector"], where))
+    (rows,), (scores,) = nearest(batches, vector[None], top)
+    plain = [batch.drop_columns(["vector"]) for batch in batches]
+    return pa.Table.from_batches(plain, plain[0].schema).take(pa.array(rows)) if plain else pa.table({}), scores
+
+
+def _hits(rows: pa.Table, scores: np.ndarray) -> list[Hit]:
+    found = zip(rows.to_pylist(), scores.tolist(), strict=True)
+    return [Hit(rank, score, row.pop("path"), row) for rank, (row, score) in enumerate(found, 1)]
 
 
 def fits(search: Search, fingerprint: str, run: str) -> None:
