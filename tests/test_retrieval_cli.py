@@ -124,6 +124,7 @@ def test_what_cannot_be_searched(place, tmp_path):
     assert "say what to look for" in refused("search", db)
     assert "not both" in refused("search", db, "x", "--image", place / "o.png")
     assert "are empty" in refused("search", db, "  ")
+    assert "is not looked at" in ran("search", db, "a red disc " * 10_000).output
     assert "no such file" in refused("search", db, "--image", tmp_path / "none.png")
     (tmp_path / "photos").mkdir()
     empty = ran("index", tmp_path / "photos", "--model", place / "run", "--db", tmp_path / "db")

@@ -154,6 +154,14 @@ def test_an_index_is_of_one_folder(photos, tmp_path):
     assert done.same == 18 and "no longer there; taking" in watcher.lines[0]
 
 
+def test_an_index_may_lie_among_the_photos(photos, monkeypatch):
+    monkeypatch.chdir(photos.parent)
+    update(Path("photos"), Path("photos/found.lance"))
+    paint(photos / "found.lance" / "odd.jpg", "red")
+    assert update(Path("photos"), Path("photos/found.lance"))[0].same == 18
+    assert len(paths(photos / "found.lance")) == 18
+
+
 def test_an_empty_disk_in_its_place_deletes_nothing(photos, tmp_path):
     update(photos, tmp_path / "db")
     shutil.rmtree(photos)

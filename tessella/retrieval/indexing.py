@@ -156,6 +156,8 @@ def _updated(task: Task, store: Store, watcher: Watcher) -> Done:
         store.widen(agreed(task.metadata.fields, store.columns, task.metadata.where))
     found = _scanned(task, store, watcher.say)
     known, contents = store.known()
+    if len(known) != store.rows:
+        raise InputError(f"{task.db} holds pictures twice; something else wrote to it: start over with --rebuild")
     if known and not found.files and not found.closed:
         raise InputError(
             f"{task.folder} holds no pictures, and its index {len(known):,}: is a disk not mounted? "

@@ -50,7 +50,7 @@ def scan(folder: Path, but: Path) -> Scan:
             with os.scandir(here) as entries:
                 for entry in sorted(entries, key=lambda one: one.name):
                     if entry.is_dir(follow_symlinks=False):
-                        if not entry.name.startswith(".") and Path(entry.path) != but:
+                        if not entry.name.startswith(".") and os.path.abspath(entry.path) != str(but):
                             left.append(entry.path)
                     elif _is_picture(entry.name):
                         _note(found, entry, folder)
