@@ -152,6 +152,8 @@ def _vector(found: Search, query: str | None, image: Path | None, run: str, devi
             raise vector
         return vector
     _known(embedder, query or "", run)
+    if embedder.text([query]).cut:
+        say(f"{run} reads up to {embedder.text.length} pieces; the end of these words is not looked at")
     return embedder.texts([query])[0]
 
 
