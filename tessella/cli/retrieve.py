@@ -108,7 +108,7 @@ def search(
     condition = found.condition(where)
     if found.store.rows == 0:
         raise InputError(f"{db} is empty; fill it with: tessella index {found.folder} --db {db}")
-    if query is not None and Path(query).is_file():
+    if query is not None and os.path.isfile(query):
         say(f"{query} is a file; looking for pictures like it")
         query, image = None, Path(query)
     vector = _vector(found, query, image, model or found.store.facts.model, device, dtype)
