@@ -27,7 +27,7 @@ LONGEST = 34
 """Letters of a path on a sheet."""
 CAPTION = 60
 GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:14px;margin:20px 0"
-TILE = "margin:0;padding:10px;display:flex;flex-direction:column;justify-content:flex-end;min-width:0"
+TILE = "margin:0;padding:10px;display:flex;flex-direction:column;min-width:0"
 TEXT = "margin-top:8px;overflow-wrap:anywhere;font-size:0.82rem;line-height:1.4"
 
 
