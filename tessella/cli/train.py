@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -63,32 +63,42 @@ def train(
 
 
 def check(
-    data: Annotated[Path, typer.Argument(help="A folder of class folders, a table, or IDX files.", show_default=False)],
+    data: Annotated[
+        Path, typer.Argument(help="A folder of class folders, tables, tar shards, or IDX files.", show_default=False)
+    ],
     image: ImageColumn = "image",
     label: LabelColumn = "label",
+    caption: Annotated[
+        str | None, typer.Option(help="Of a table: its column of captions, where there is one of classes, too.")
+    ] = None,
+    words: Annotated[int, typer.Option(help="Tell of captions of more words.", min=1)] = 25,
     smallest: Annotated[int, typer.Option(help="Pictures of fewer rows or columns cannot be used.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every name.")] = False,
 ) -> None:
-    """List everything that is wrong with a set of pictures before training; exit code 1 if training would refuse."""
+    """List all that is wrong with labelled or captioned pictures; exit code 1 if training would refuse them."""
     from tessella.data.albums import PictureColumns
+    from tessella.data.caption_preflight import caption_preflight, has_captions
+    from tessella.data.captions import CaptionColumns
     from tessella.data.preflight import preflight
 
-    findings = preflight(data, PictureColumns(image=image, label=label), minimum=(smallest, smallest))
-    if not as_json:
-        typer.echo(findings.render())
+    minimum, captions = (smallest, smallest), CaptionColumns(image=image, caption=caption or "caption")
+    found: Any
+    if caption or has_captions(data, captions, label):
+        found = caption_preflight(data, captions, minimum, words)
+        splits = {part.title: {"captions": len(part.texts)} for part in found.parts}
     else:
-        splits = {
-            part.title: {
-                "pictures": len(part.pictures),
-                "set aside": len(part.quarantine),
-                "classes": dict(zip(findings.classes, part.pictures.counts.tolist(), strict=True)),
-            }
-            for part in findings.parts
-        }
-        told = {"data": str(data), "fatal": findings.fatal, "splits": splits, "fine": findings.fine}
-        told["problems"] = [problem._asdict() for problem in findings.problems]
+        found = preflight(data, PictureColumns(image=image, label=label), minimum=minimum)
+        counts = {part.title: part.pictures.counts.tolist() for part in found.parts}
+        splits = {title: {"classes": dict(zip(found.classes, each, strict=True))} for title, each in counts.items()}
+    if not as_json:
+        typer.echo(found.render())
+    else:
+        told = {"data": str(data), "fatal": found.fatal, "splits": splits, "fine": found.fine}
+        for part in found.parts:
+            splits[part.title] |= {"pictures": len(part.pictures), "set aside": len(part.quarantine)}
+        told["problems"] = [problem._asdict() for problem in found.problems]
         typer.echo(json.dumps(told, ensure_ascii=False, indent=1))
-    if findings.fatal:
+    if found.fatal:
         raise typer.Exit(1)
 
 

@@ -95,6 +95,21 @@ def read_captioned(
     caption that is missing, empty or not UTF-8, and a picture that is none by its header or has no caption left, goes
     to ``quarantine``; without one it is an error. Raises InputError also where nothing usable is left.
     """
+    kept = _checked(listed(path, split, columns, quarantine), quarantine)
+    if not len(kept):
+        reasons = quarantine.reasons() if quarantine else {}
+        why = "; ".join(f"{reason}: {count}" for reason, count in list(reasons.items())[:3])
+        raise InputError(f"{path} has no usable picture with a caption ({why or 'it is empty'})")
+    return kept
+
+
+def listed(
+    path: str | os.PathLike[str],
+    split: str | None = "train",
+    columns: CaptionColumns | None = None,
+    quarantine: Quarantine | None = None,
+) -> Captioned:
+    """The same, with no look at any picture yet: those that have a usable caption, however often each is there."""
     path, columns = Path(path), columns or CaptionColumns()
     files = find_files(path)
     wanted = split_of(path, split, files)
@@ -107,13 +122,7 @@ def read_captioned(
         [tuple(texts) for texts in told.captions],
         negatives,
     )
-    spoken = everything.take([number for number, texts in enumerate(everything.captions) if texts])
-    kept = _checked(spoken, quarantine)
-    if not len(kept):
-        reasons = quarantine.reasons() if quarantine else {}
-        why = "; ".join(f"{reason}: {count}" for reason, count in list(reasons.items())[:3])
-        raise InputError(f"{path} has no usable picture with a caption ({why or 'it is empty'})")
-    return kept
+    return everything.take([number for number, texts in enumerate(everything.captions) if texts])
 
 
 def _checked(found: Captioned, quarantine: Quarantine | None) -> Captioned:

@@ -81,17 +81,24 @@ class Findings:
     def render(self, examples: int = 5) -> str:
         """All of it as plain text: what is there, what is fine, then problems, worst first, with some names each."""
         lines = [f"{self.path}: {len(self.classes)} class{'' if len(self.classes) == 1 else 'es'}"]
-        lines += [f"  {line}" for line in [*_table(self.parts), *_classes(self), *_shapes(self.parts)]]
+        lines += [f"  {line}" for line in [*_table(self.parts), *_classes(self), *shapes(self.parts)]]
         lines += ["", "fine", *(f"  {line}" for line in self.fine)] if self.fine else []
-        for severity, title in TITLES.items():
-            found = [problem for problem in self.problems if problem.severity == severity]
-            lines += ["", title] if found else []
-            for problem in found:
-                lines.append(f"  {problem.what}")
-                lines += [f"    {name.replace(f'{self.path}{os.sep}', '')}" for name in problem.names[:examples]]
-                more = len(problem.names) - examples
-                lines += [f"    and {more:,} more"] if more > 0 else []
-        return "\n".join([*lines, "", "no problems" if not self.problems else _verdict(self)])
+        return "\n".join([*lines, *rendered(self.problems, self.path, examples)])
+
+
+def rendered(problems: Sequence[Problem], path: Path, examples: int) -> Iterator[str]:
+    """The lines about problems, worst first, with some names each, and whether the data can be used."""
+    for severity, title in TITLES.items():
+        found = [problem for problem in problems if problem.severity == severity]
+        yield from ["", title] if found else []
+        for problem in found:
+            yield f"  {problem.what}"
+            yield from (f"    {name.replace(f'{path}{os.sep}', '')}" for name in problem.names[:examples])
+            if len(problem.names) > examples:
+                yield f"    and {len(problem.names) - examples:,} more"
+    counts = Counter(problem.severity for problem in problems)
+    told = ", ".join(f"{counts[severity]} {TITLES[severity]}" for severity in TITLES if counts[severity])
+    yield from ["", f"{told}; {'not usable as it is' if counts['fatal'] else 'usable'}" if told else "no problems"]
 
 
 def preflight(
@@ -123,12 +130,12 @@ def preflight(
             continue
         labels = np.fromiter(map(number_of, listing.labels), np.int64, len(listing.labels))
         everything = Pictures(listing, np.arange(len(labels)), labels, number_of.classes)
-        findings.parts.append(_examined(name, everything, quarantine, minimum, workers))
+        findings.parts.append(examined(name, everything, quarantine, minimum, workers))
     checks = [
-        _unusable(findings.parts),
-        _too_many(findings.parts, bad_share),
+        unusable(findings.parts),
+        too_many(findings.parts, bad_share),
         _balance(findings),
-        _twice(findings.parts),
+        twice(findings.parts),
         _odd(findings),
     ]
     for outcome in (outcome for check in checks for outcome in check):
@@ -136,9 +143,11 @@ def preflight(
     return findings
 
 
-def _examined(
+def examined(
     name: str, pictures: Pictures, quarantine: Quarantine, minimum: tuple[int, int] | None, workers: int | None
 ) -> Part:
+    """A split whose every picture was decoded once; what cannot be used is added to what was set aside."""
+
     def look(number: int) -> Seen:
         pictures.check(number)
         image, picture = pictures.decode(number), pictures.read(number)
@@ -163,7 +172,7 @@ def _digest(picture: Picture) -> bytes:
     return hashlib.sha256(picture.read_bytes() if isinstance(picture, Path) else picture).digest()
 
 
-def _too_many(parts: list[Part], bad_share: float) -> Iterator[Problem]:
+def too_many(parts: Sequence[Part], bad_share: float) -> Iterator[Problem]:
     """What is learned from and what is validated on are judged together, as training does."""
     judged = [part for part in parts if part.name != "test"]
     bad, good = sum(len(part.quarantine) for part in judged), sum(len(part.pictures) for part in judged)
@@ -172,7 +181,8 @@ def _too_many(parts: list[Part], bad_share: float) -> Iterator[Problem]:
         yield Problem("fatal", f"{told}: {bad:,} of {bad + good:,} cannot be used, more than {bad_share:.0%}", [])
 
 
-def _unusable(parts: list[Part]) -> Iterator[str | Problem]:
+def unusable(parts: Sequence[Part], what: str = "a label") -> Iterator[str | Problem]:
+    """What was set aside, by reason; ``what`` a picture has to have beside it."""
     for part in parts:
         if not len(part.pictures):
             yield Problem("fatal", f"{part.title}: no usable picture", [])
@@ -181,7 +191,7 @@ def _unusable(parts: list[Part]) -> Iterator[str | Problem]:
             names = [f"{item.where} row {item.line}" if item.line else item.where for item in items]
             yield Problem("serious", f"{part.title}: {reason}: {count:,}", names)
     if parts and not any(len(part.quarantine) for part in parts):
-        yield "every file is a whole picture with a label"
+        yield f"every file is a whole picture with {what}"
 
 
 def _balance(findings: Findings) -> Iterator[str | Problem]:
@@ -208,7 +218,8 @@ def _balance(findings: Findings) -> Iterator[str | Problem]:
         yield Problem("serious", "classes whose names differ in upper and lower case only", alike)
 
 
-def _twice(parts: list[Part]) -> Iterator[str | Problem]:
+def twice(parts: Sequence[Part], remark: str = "") -> Iterator[str | Problem]:
+    """Pictures of the same content, within a split (where a remark is made) and across."""
     met: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
     for place, part in enumerate(parts):
         for number, seen in enumerate(part.seen):
@@ -232,7 +243,7 @@ def _twice(parts: list[Part]) -> Iterator[str | Problem]:
     if torn:
         yield Problem("serious", f"the same picture with different labels: {len(torn):,}", torn)
     if within:
-        yield Problem("note", f"pictures that occur more than once in a split: {len(within):,}", within)
+        yield Problem("note", f"pictures that occur more than once in a split{remark}: {len(within):,}", within)
     if any(len(part.pictures) for part in parts) and not groups:
         yield "no picture occurs twice"
 
@@ -273,7 +284,8 @@ def _classes(findings: Findings) -> Iterator[str]:
         yield "classes " + ", ".join(told) + (" …" if len(findings.classes) > len(shown) else "")
 
 
-def _shapes(parts: list[Part]) -> Iterator[str]:
+def shapes(parts: Sequence[Part]) -> Iterator[str]:
+    """Sizes, and how pictures are stored."""
     seen = [seen for part in parts for seen in part.seen]
     if seen:
         rows, cols = np.asarray([(s.rows, s.cols) for s in seen]).T
@@ -282,9 +294,3 @@ def _shapes(parts: list[Part]) -> Iterator[str]:
         sizes += f", median {int(np.median(rows))}x{int(np.median(cols))}"
         modes = ", ".join(f"{mode} {count:,}" for mode, count in Counter(s.mode for s in seen).most_common())
         yield f"rows x columns {sizes}; {modes}"
-
-
-def _verdict(findings: Findings) -> str:
-    counts = Counter(problem.severity for problem in findings.problems)
-    told = ", ".join(f"{counts[severity]} {TITLES[severity]}" for severity in TITLES if counts[severity])
-    return f"{told}; {'not usable as it is' if findings.fatal else 'usable'}"
