@@ -68,7 +68,7 @@ def train(
         f"{f'; {cut:,} captions are cut to {recipe.length} ids' if cut else ''}"
     )
     seed_all(recipe.loop.seed, 0)
-    model = with_text(recipe.model, codec.source.size, codec.source.pad).build()
+    model = with_text(recipe.model, codec.source.size, codec.source.pad, codec.source.eos).build()
     begin(model, recipe, say, resume)
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
@@ -170,7 +170,7 @@ def _same_pairs(run: RunFolder, pairs: Pairs, data: Path) -> None:
 def _begin(run: RunFolder, recipe: Matching, pairs: Pairs, codec: Codec, quarantine: Quarantine, data: Path) -> None:
     """Writes what a run holds before its first step."""
     run.write("codec.json", codec.save)
-    model = with_text(recipe.model, codec.source.size, codec.source.pad)
+    model = with_text(recipe.model, codec.source.size, codec.source.pad, codec.source.eos)
     run.write_text("recipe.yaml", to_yaml(recipe.replace(model=model)))
     run.write("quarantine.jsonl", quarantine.save)
     run.note(data={"path": str(data), "sha256": pairs.training.fingerprint()})
