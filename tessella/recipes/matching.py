@@ -108,7 +108,7 @@ def image_tower(model: Model) -> Any:
 
 def with_text(model: Model, vocab: int, pad: int, end: int | None = None) -> Model:
     """The towers with a text tower of this vocabulary and padding; end: the id that ends a text."""
-    tower: Any = getattr(model, "text")  # noqa: B009  # a field of 'towers', not of every model
+    tower = text_tower(model)
     return model.replace(text=tower.replace(stem=tower.stem.replace(vocab=vocab, pad=pad, end=end)))
 
 
