@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,6 +23,9 @@ from tessella.spec import from_dict, to_dict
 
 ROWS_A_FILE = 2**16
 PORTION = "portion"
+OURS = "tessella.errors.InputError: "
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+"""Unless the environment says something else: nobody is told, and Ray's own processes do not talk in between."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def embed_on_ray(space: Space, portions: Iterable[Portion], found: Embedded, out
         try:
             _run(ray, rows, folder, plan, space)
         except ray.exceptions.RayError as error:
-            raise InputError(f"Ray could not finish: {_cause(error)}") from None
+            raise _cause(error) from None
         for note in sorted((folder / "notes").iterdir()):
             told = json.loads(note.read_text(encoding="utf-8"))
             found.rows, found.cut = found.rows + told["rows"], found.cut + told["cut"]
@@ -114,7 +116,8 @@ def _run(ray: Any, rows: list[pyarrow.Table], folder: Path, plan: Plan, space: S
 @contextmanager
 def _cluster() -> Iterator[Any]:
     """Ray, connected: to what is there, else to a cluster of this machine that ends with us."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
         import ray.data
@@ -123,9 +126,10 @@ def _cluster() -> Iterator[Any]:
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = sys.stderr.isatty()
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    talk = logging.getLogger("ray.data")
+    talk.setLevel(logging.WARNING)
+    for handler in talk.handlers:
+        handler.addFilter(_no_errors)
     try:
         yield ray
     finally:
@@ -133,9 +137,16 @@ def _cluster() -> Iterator[Any]:
             ray.shutdown()
 
 
-def _cause(error: BaseException) -> str:
-    """The innermost reason, in one line."""
-    while error.__cause__ is not None or getattr(error, "cause", None) is not None:
-        error = error.__cause__ or error.cause  # pyright: ignore[reportAttributeAccessIssue]
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__
+def _no_errors(record: logging.LogRecord) -> bool:
+    """What fails is told in one line, by us."""
+    return record.levelno < logging.ERROR
+
+
+def _cause(error: Any) -> InputError:
+    """What a person is told of a process that failed: its own line, or the last one that Ray says."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()] or [type(cause).__name__]
+    if isinstance(cause, InputError):
+        return InputError(lines[0])
+    of_ours = [line.partition(OURS)[2] for line in lines if OURS in line]  # where it failed before its first portion
+    return InputError(of_ours[-1] if of_ours else f"Ray could not finish: {lines[-1][:300]}")
