@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 SIDE, GAP, LEFT, LINE = 88, 16, 138, 17
-"""Of a picture, between two, for the names of the rows, and for a line of text, in pixels."""
+"""Width of a picture, room between two, for the names of the rows, and for a line of text, in pixels."""
 CELL = 40
 
 
@@ -32,13 +32,14 @@ class Panel(NamedTuple):
 def sheet(rows: Mapping[str, Sequence[Panel]], label: str) -> str:
     """Rows of panels, named on the left, as SVG; a map's strongest cell has the full colour."""
     wide = max(len(row) for row in rows.values())
-    left = LEFT if any(rows) else 0  # rows without names need no room for them
+    left = LEFT if any(name.strip() for name in rows) else 0  # rows without names need no room for them
     parts, y = [], 4.0
     for name, row in rows.items():
+        tall = max(map(_height, row))
         for n, word in enumerate(name.split("\n")):
-            parts.append(f'<text class="tick" x="0" y="{y + SIDE / 2 + n * LINE:.0f}">{escape(word)}</text>')
+            parts.append(f'<text class="tick" x="0" y="{y + tall / 2 + n * LINE:.0f}">{escape(word)}</text>')
         parts += [_panel(panel, left + i * (SIDE + GAP), y) for i, panel in enumerate(row)]
-        y += SIDE + GAP + LINE * max(len(panel.under) for panel in row)
+        y += tall + GAP + LINE * max(len(panel.under) for panel in row)
     return _svg(left + wide * (SIDE + GAP), y, label, parts)
 
 
@@ -68,10 +69,16 @@ def confusion_matrix(names: Sequence[str], counts: Sequence[Sequence[int]], labe
     return _svg(left + size + 4, top + size + 4, label, parts)
 
 
+def _height(panel: Panel) -> float:
+    """Of its picture, in pixels of the page."""
+    rows, cols = panel.pixels.shape
+    return SIDE * rows / cols
+
+
 def _panel(panel: Panel, x: float, y: float) -> str:
     """One picture where it stands: ink by levels, each level one path."""
-    rows, cols = panel.pixels.shape
-    parts = [f'<rect class="ground" x="{x:.0f}" y="{y:.0f}" width="{SIDE}" height="{SIDE}" rx="4"/>']
+    (rows, cols), tall = panel.pixels.shape, _height(panel)
+    parts = [f'<rect class="ground" x="{x:.0f}" y="{y:.0f}" width="{SIDE}" height="{tall:.0f}" rx="4"/>']
     parts.append(f'<g shape-rendering="crispEdges" transform="translate({x:.0f} {y:.0f}) scale({SIDE / cols:g})">')
     for level in np.unique(panel.pixels[panel.pixels > 0]).tolist():
         path = "".join(f"M{c} {r}h1v1h-1z" for r, c in np.argwhere(panel.pixels == level).tolist())
@@ -88,7 +95,7 @@ def _panel(panel: Panel, x: float, y: float) -> str:
     parts.append("</g>")
     for n, line in enumerate(panel.under):
         colour = {None: "--soft", True: "--good", False: "--bad"}[line.right]
-        place = f'x="{x + SIDE / 2:.0f}" y="{y + SIDE + LINE * (n + 1):.0f}"'
+        place = f'x="{x + SIDE / 2:.0f}" y="{y + tall + LINE * (n + 1):.0f}"'
         parts.append(f'<text class="mid" style="fill:var({colour});font-size:12px" {place}>{escape(line.text)}</text>')
     return "".join(parts)
 
