@@ -110,13 +110,13 @@ def last(tokens: Tokens) -> Tensor:
     """The last kept token of each: b n d -> b d."""
     if tokens.keep is None:
         return tokens.x[:, -1]
-    return tokens.x[torch.arange(len(tokens.x), device=tokens.x.device), ends(tokens)]
+    return tokens.x[torch.arange(tokens.x.shape[0], device=tokens.x.device), ends(tokens)]
 
 
 def ends(tokens: Tokens) -> Tensor:
     """Which token of each is its last kept one: b n d -> long b."""
     if tokens.keep is None:
-        return torch.full((len(tokens.x),), tokens.x.shape[1] - 1, device=tokens.x.device)
+        return torch.full((tokens.x.shape[0],), tokens.x.shape[1] - 1, device=tokens.x.device)
     return tokens.keep.long().cumsum(dim=1).argmax(dim=1)
 
 

@@ -41,7 +41,8 @@ def export(
     to: Annotated[
         str,
         typer.Option(
-            help="onnx, hf, timm, torchvision or microsoft for classifiers; ctranslate2 or hf for translators."
+            help="onnx, hf, timm, torchvision or microsoft for classifiers; onnx, hf or openai for matchers; "
+            "ctranslate2 or hf for translators."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write; for onnx the file.")],

@@ -6,11 +6,12 @@ import gzip
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from tessella import files
 from tessella.errors import InputError
@@ -19,6 +20,8 @@ from tessella.text import SpecialIds, Tokenizer
 WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 SPOKEN, OLDER = "tokenizer_config.json", "special_tokens_map.json"
 LARGEST_MERGES = 64 * 2**20
+ANY = "PreTrainedTokenizerFast"
+"""The class of transformers for whatever a tokenizer.json says."""
 END_OF_WORD = "</w>"
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -36,14 +39,17 @@ def read_tokenizer(folder: Path) -> Texts:
     """The tokenizer of a CLIP in a folder of `transformers`: tokenizer.json, or vocab.json and merges.txt.
 
     Ids are those of CLIPTokenizer, which reads "<|endoftext|>" in a text as the end. OpenAI's own code differs where
-    HTML entities or damaged Unicode stand in a text: it mends those first. Raises InputError in one line where a file
+    HTML entities or damaged Unicode stand in a text: it mends those first. A tokenizer.json of another kind, for
+    PreTrainedTokenizerFast, is taken as it is. Raises InputError in one line where a file
     is missing or describes another kind of tokenizer.
     """
+    spoken = next((files.read_json(folder / name) for name in (SPOKEN, OLDER) if (folder / name).is_file()), {})
+    if spoken.get("tokenizer_class") == ANY:
+        return _other(folder / WHOLE, spoken)
     if (folder / WHOLE).is_file():
         ids, merges, literal = _whole(folder / WHOLE)
     else:
         ids, merges, literal = files.read_json(folder / VOCABULARY), _merges(folder / MERGES), {}
-    spoken = next((files.read_json(folder / name) for name in (SPOKEN, OLDER) if (folder / name).is_file()), {})
     if spoken.get("do_lower_case") is False:
         raise InputError(f"{folder / SPOKEN} keeps upper case, which CLIP's tokenizer does not")
     names = {key: _content(spoken.get(f"{key}_token") or usual) for key, usual in USUAL.items()}
@@ -117,18 +123,44 @@ def is_clip(tokenizer: Tokenizer) -> bool:
     return tokenizer.model["model"].get("end_of_word_suffix") == END_OF_WORD and tokenizer.ids is None
 
 
+def moved(tokenizer: Tokenizer, end: int) -> Tokenizer:
+    """The same tokenizer, whose end has another id; the piece that had it gets the old one."""
+    if tokenizer.ids is not None:
+        raise InputError("a tokenizer with a numbering of its own, such as Marian's, has no place in this layout")
+    ways = {tokenizer.eos: end, end: tokenizer.eos}
+    data = json.loads(json.dumps(tokenizer.model))
+    vocab = data["model"]["vocab"]
+    if isinstance(vocab, dict):
+        data["model"]["vocab"] = {piece: ways.get(number, number) for piece, number in vocab.items()}
+    else:
+        vocab[tokenizer.eos], vocab[end] = vocab[end], vocab[tokenizer.eos]
+    for token in data["added_tokens"]:
+        token["id"] = ways.get(token["id"], token["id"])
+    special = {name: ways.get(number, number) for name, number in asdict(tokenizer.special).items()}
+    return Tokenizer(data, SpecialIds(**special))
+
+
 def write_tokenizer(texts: Texts, length: int, folder: Path) -> None:
-    """vocab.json, merges.txt and what they mean, for CLIPTokenizer and CLIPProcessor. length: ids of a text at most."""
+    """The files that transformers reads: of CLIP's kind, or of any other. length: ids of a text at most."""
     tokenizer = texts.tokenizer
-    assert is_clip(tokenizer) and texts.begin == tokenizer.bos
+    special = {"bos": tokenizer.bos, "eos": tokenizer.eos, "unk": tokenizer.unk, "pad": tokenizer.pad}
+    names = {key: tokenizer.vocabulary[number] for key, number in special.items()}
+    kind = "CLIPTokenizer" if is_clip(tokenizer) else ANY
+    told = {f"{key}_token": name for key, name in names.items() if key != "bos" or texts.begin is not None}
+    files.write_json(folder / SPOKEN, {"tokenizer_class": kind, "model_max_length": length, **told})
+    if not is_clip(tokenizer):
+        engine = tokenizers.Tokenizer.from_str(json.dumps(tokenizer.model))
+        begin = "" if texts.begin is None else f"{tokenizer.vocabulary[texts.begin]} "
+        engine.post_processor = processors.TemplateProcessing(
+            single=f"{begin}$A {names['eos']}",
+            special_tokens=[(names["eos"], tokenizer.eos), *([(begin.strip(), texts.begin)] if begin else [])],
+        )
+        files.write_text(folder / WHOLE, engine.to_str())
+        return
     model = tokenizer.model["model"]
     files.write_json(folder / VOCABULARY, model["vocab"])
     lines = ["#version: 0.2", *(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])]
-    (folder / MERGES).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    special = {"bos": tokenizer.bos, "eos": tokenizer.eos, "unk": tokenizer.unk, "pad": tokenizer.pad}
-    names = {f"{key}_token": tokenizer.vocabulary[number] for key, number in special.items()}
-    told = {"tokenizer_class": "CLIPTokenizer", "model_max_length": length, **names}
-    files.write_json(folder / SPOKEN, told)
+    files.write_text(folder / MERGES, "\n".join(lines) + "\n")
 
 
 def _whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, bool]]:
@@ -148,6 +180,28 @@ def _whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str,
             raise InputError(f"{path} adds {str(token)[:80]}, which is not in its vocabulary; not supported")
         literal[_content(token)] = bool(token.get("normalized"))
     return ids, [_pair(line, f"{path}: merge {n}") for n, line in enumerate(model.get("merges") or [])], literal
+
+
+def _other(path: Path, spoken: Mapping[str, Any]) -> Texts:
+    """A tokenizer.json of any kind; which pieces are special is what tokenizer_config.json says."""
+    data = files.read_json(path)
+    added, model = data.get("added_tokens") or [], data.get("model")
+    if not isinstance(model, Mapping) or not isinstance(added, list):
+        raise InputError(f"{path} has no model of pieces; expected the file of a tokenizer")
+    vocab = model.get("vocab")
+    if isinstance(vocab, list):
+        vocab = {str(piece[0]): number for number, piece in enumerate(vocab)}
+    numbers = {**(vocab or {}), **{token["content"]: token["id"] for token in added}}
+    names = {key: spoken.get(f"{key}_token") for key in ("pad", "bos", "eos", "unk")}
+    missing = next((key for key in ("pad", "eos", "unk") if numbers.get(_content(names[key])) is None), None)
+    if missing is not None:
+        raise InputError(
+            f"{path.parent / SPOKEN}: '{missing}_token' is {names[missing]!r}, which is not in {path.name}"
+        )
+    pad, eos, unk = (numbers[_content(names[key])] for key in ("pad", "eos", "unk"))
+    begin = numbers.get(_content(names["bos"])) if names["bos"] is not None else None
+    plain = {**data, "post_processor": None, "added_tokens": [{**token, "special": False} for token in added]}
+    return Texts(Tokenizer(plain, SpecialIds(pad, eos if begin is None else begin, eos, unk)), begin)
 
 
 def _merges(path: Path) -> list[tuple[str, str]]:
