@@ -17,6 +17,7 @@ from tessella.data.pictures import read_pictures, splits
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 from tessella.matcher import Matcher
+from tessella.tokens import Tokens
 
 BARE = "{}"
 """The template that is the class name alone."""
@@ -154,10 +155,44 @@ class Scores(nn.Module):
         self.towers, self.floor = towers, floor
         self.register_buffer("vectors", vectors, persistent=False)
         self.vectors: Tensor
+        self.head = Affinity(self)
 
     def forward(self, image: Tensor) -> Tensor:
-        cosines = self.towers.embed_image(image) @ self.vectors.to(image.device).T
+        return self.scored(self.towers.embed_image(image))
+
+    def scored(self, embedded: Tensor) -> Tensor:
+        """Embeddings b e of length 1 -> logits."""
+        cosines = embedded @ self.vectors.to(embedded.device).T
         if self.floor is not None:
             cosines = torch.cat([cosines, cosines.new_full((len(cosines), 1), self.floor)], dim=1)
         scale: Tensor = self.towers.scale  # pyright: ignore[reportAssignmentType]  # a property of `TowersModel`
         return scale * cosines
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The image tower's, for who looks into it."""
+        return self.towers.image.trunk  # pyright: ignore[reportReturnType]  # a part of an encoder
+
+    def features(self, image: Tensor) -> Tokens:
+        """What the image tower's head reads of one picture."""
+        tokens = self.towers.image.features(image)
+        self.head.length = self.towers.image.head(tokens).float().norm()
+        return tokens
+
+
+class Affinity(nn.Module):
+    """Tokens of the picture that `features` saw last -> logits, linear in what the image tower's head gives.
+
+    A vector is divided by the whole picture's length, not by its own: what places add (`evidence.activation_maps`) has
+    the logits for its mean.
+    """
+
+    def __init__(self, scores: Scores):
+        super().__init__()
+        self.pool = getattr(scores.towers.image.head, "pool", None)
+        self.length: Tensor | float = 1.0
+        self._scores = [scores]  # not as a part: they hold each other
+
+    def forward(self, tokens: Tokens) -> Tensor:
+        (scores,) = self._scores
+        return scores.scored(scores.towers.image.head(tokens).float() / self.length)

@@ -172,6 +172,14 @@ def test_none_of_these_is_found_by_labelled_pictures(match, album, tmp_path):
     assert answers[0].count("none of these") < answers[1].count("none of these")
 
 
+def test_show_draws_where_the_image_tower_looked(match, album, tmp_path):
+    texts = [word for name in tiny.COLOURS for word in ("--text", f"a {name} disc at the left, light")]
+    for name in ("why.png", "why.html"):
+        code, out, err = run("show", match, album / "red" / "0.png", "--out", tmp_path / name, *texts)
+        assert code == 0, err
+        assert out.startswith("a red disc") and (tmp_path / name).stat().st_size > 10_000
+
+
 def test_mistakes_get_one_line(match, classifier, album, test_pairs, tmp_path):
     picture = album / "red" / "0.png"
     (tmp_path / "notes.txt").write_text("hello")
@@ -190,7 +198,8 @@ def test_mistakes_get_one_line(match, classifier, album, test_pairs, tmp_path):
         ("holds no picture", ("classify", match, tmp_path, "--labels", "a,b")),
         ("--labels is not for", ("classify", classifier, picture, "--labels", "a,b")),
         ("use `tessella classify`", ("translate", match, "hello")),
-        ("is shown by `tessella search`", ("show", match, picture, "--out", tmp_path / "x.png")),
+        ('give two or more: --text "a dog"', ("show", match, picture, "--out", tmp_path / "x.png")),
+        ("--text is not for", ("show", classifier, picture, "--out", tmp_path / "x.png", "--text", "a")),
         ("give --data", ("evaluate", match)),
         ("no folder or file", ("evaluate", match, "--data", tmp_path / "nowhere")),
         ("only runs of one kind", ("evaluate", match, classifier, "--data", test_pairs)),

@@ -12,7 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from tessella.data.ids import Reading
+from tessella.data.pixels import Preprocess, fitted
 from tessella.errors import InputError
+from tessella.recipes.matching import with_text
 from tessella.zero_shot import NONE, Prototypes, calibrated, prototypes, threshold, zero_shot
 
 TEMPLATES = ["a {} disc", "dark: left, a bar in {}", "{}"]
@@ -177,3 +180,26 @@ def test_of_divided_pictures_those_for_validation_count(matcher, tmp_path):
     tiny.album(tmp_path / "val", each=1)
     made = prototypes(matcher, ["red", "green"])
     assert calibrated(matcher, made, tmp_path) == calibrated(matcher, made, tmp_path / "val")
+
+
+@pytest.mark.parametrize("pool", ["mean", "first"])
+def test_what_places_add_is_the_answer(pool):
+    """Activation maps of texts have the logits for their mean, where a tower reads the mean of its raster."""
+    from tessella.evidence import look
+    from tessella.heads import Embed
+    from tessella.matcher import Matcher
+
+    image, tokenizer = tiny.vit(), tiny.codec().source
+    image = image.replace(head=Embed(dim=32, width=tiny.WIDTH, pool=pool))
+    model = with_text(tiny.towers().replace(image=image), tokenizer.size, tokenizer.pad).build()
+    matcher = Matcher(model, Preprocess(size=tiny.SIDE, crop=1.0), Reading(tokenizer, tiny.LENGTH))
+    classifier = zero_shot(matcher, prototypes(matcher, NAMES))
+    picture = tiny.picture(tiny.SCENES[7])
+    found = look(classifier, picture)
+    logits = classifier.logits(torch.from_numpy(fitted(picture, matcher.image))[None])[0]
+    assert [name for name, _ in found.answers] == [name for name, _ in classifier.likeliest(logits, len(NAMES))]
+    assert dict(found.answers) == pytest.approx(dict(classifier.likeliest(logits, len(NAMES))), rel=1e-3)
+    assert len(found.layers) == 1
+    assert len(found.activations) == (len(NAMES) if pool == "mean" else 0)
+    for name, raster in found.activations.items():
+        torch.testing.assert_close(raster.mean(), logits[NAMES.index(name)], atol=1e-4, rtol=1e-4)

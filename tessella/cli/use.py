@@ -96,14 +96,20 @@ def show(
     ] = None,
     image_size: ImageSize = None,
     device: Device = "auto",
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="What the picture may show; two or more.", rich_help_panel=option.MATCHERS),
+    ] = None,
 ) -> None:
     """Draw where a model looked: which word at which word, or where in a picture."""
     from tessella.predict import kind_of, load
 
     kind = kind_of(run)
-    if kind == "matching":
-        raise InputError(f"{run} is {option.TELLS[kind]}; what it finds alike is shown by `tessella search`")
-    if kind != "classification":
+    if kind != "matching":
+        without({"text": text}, run, option.TELLS.get(kind, kind))
+    elif len(text or ()) < 2:
+        raise InputError(f'{run} tells texts apart; give two or more: --text "a dog" --text "a cat"')
+    if kind == "translation":
         if image_size is not None:
             raise InputError(f"--image-size is not for {run}, which is a translator")
         from tessella.look import draw
@@ -113,6 +119,10 @@ def show(
     from tessella.look_pictures import draw_picture
 
     classifier = load(run, device)
+    if kind == "matching":
+        from tessella import zero_shot
+
+        classifier = zero_shot.zero_shot(classifier, zero_shot.prototypes(classifier, text or []))
     found = draw_picture(classifier.resized(image_size) if image_size else classifier, Path(what), out, layer)
     typer.echo(", ".join(f"{name} {share:.1%}" for name, share in found.answers))
     if not found.layers:
