@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tessella.objectives import Batch, Losses, Objective
-from tessella.replay import replayed
+from tessella.replay import refuse_batch_norm, replayed
 from tessella.similarity import Pairing, Softmax
 from tessella.spec import Part, spec
 
@@ -48,3 +48,10 @@ class Contrast(Objective):
             loss, right = self.loss(images, captions, model.scale, model.bias)
         count = torch.tensor(len(images), device=images.device)
         return {"loss": loss, "weight": count, "accuracy": right / count}
+
+    def fits(self, model: nn.Module, pairs: int) -> None:
+        """Raises InputError for what can be known before a training with batches of so many pairs begins."""
+        self.loss.fits(model.bias)
+        if self.chunk is not None and self.chunk < pairs:
+            refuse_batch_norm(model.image)
+            refuse_batch_norm(model.text)

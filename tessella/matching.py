@@ -70,6 +70,8 @@ def train(
     seed_all(recipe.loop.seed, 0)
     model = with_text(recipe.model, codec.source.size, codec.source.pad, codec.source.eos).build()
     begin(model, recipe, say, resume)
+    if isinstance(recipe.objective, Contrast):
+        recipe.objective.fits(model, recipe.batch)
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
     lesson = lesson_of(recipe, model, captions, pairs, reading)

@@ -28,7 +28,7 @@ def replayed(module: nn.Module, run: Run, inputs: Tensor, chunk: int | None) -> 
     """
     if chunk is None or len(inputs) <= chunk:
         return run(inputs)
-    _refuse_batch_norm(module)
+    refuse_batch_norm(module)
     return _Replayed.apply(run, chunk, inputs, *(p for p in module.parameters() if p.requires_grad))
 
 
@@ -100,7 +100,8 @@ def _set_generators(device: torch.device, states: tuple[Tensor, Tensor | None]) 
         torch.cuda.set_rng_state(states[1], device)
 
 
-def _refuse_batch_norm(module: nn.Module) -> None:
+def refuse_batch_norm(module: nn.Module) -> None:
+    """Raises InputError where what comes out of a row depends on the rows beside it."""
     for name, part in module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None):
             raise InputError(

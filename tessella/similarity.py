@@ -31,6 +31,10 @@ class Pairing(Spec):
         """Differentiable; raises InputError where there is nothing to compare."""
         raise NotImplementedError
 
+    def fits(self, bias: Tensor | None) -> None:
+        """Raises InputError where a model has a bias that would not learn, or lacks one."""
+        raise NotImplementedError
+
 
 @spec("softmax")
 class Softmax(Pairing):
@@ -47,8 +51,7 @@ class Softmax(Pairing):
     hardness: float = Field(0.0, ge=0)
 
     def __call__(self, images: Tensor, captions: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        if bias is not None:
-            raise InputError("a bias does nothing in a softmax; set model.bias to null, or the loss to sigmoid")
+        self.fits(bias)
         all_images, image = gathered(images)
         all_captions, caption = gathered(captions)
         refuse_single(all_images)
@@ -57,6 +60,10 @@ class Softmax(Pairing):
         of_images, right = find(images * scale, all_captions, own + caption)
         of_captions, _ = find(captions[: len(images)] * scale, all_images, own + image)
         return (of_images + of_captions) / 2, right
+
+    def fits(self, bias: Tensor | None) -> None:
+        if bias is not None:
+            raise InputError("a bias does nothing in a softmax; set model.bias to null, or objective.loss to sigmoid")
 
 
 @spec("sigmoid")
@@ -69,12 +76,17 @@ class Sigmoid(Pairing):
     """
 
     def __call__(self, images: Tensor, captions: Tensor, scale: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        if bias is None:
-            raise InputError("the sigmoid loss needs a bias; set model.bias (-10 in the paper), or the loss to softmax")
+        self.fits(bias)
+        assert bias is not None
         all_captions, caption = gathered(captions)
         refuse_single(all_captions)
         own = torch.arange(len(images), device=images.device) + caption
         return _in_rows(partial(_log_sigmoids, bias), images * scale, all_captions, own)
+
+    def fits(self, bias: Tensor | None) -> None:
+        if bias is None:
+            told = "the sigmoid loss needs a bias; set model.bias (-10 in the paper), or objective.loss to softmax"
+            raise InputError(told)
 
 
 def refuse_single(rows: Tensor) -> None:

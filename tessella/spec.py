@@ -109,7 +109,8 @@ def to_dict(made: Spec) -> dict[str, Any]:
 def override(made: S, path: str, value: Any) -> S:
     """A copy with the field at a dotted path changed: ``override(recipe, "model.trunk.depth", "6")``.
 
-    Strings are read as JSON where they are JSON (numbers, lists, true, null), else taken as they are.
+    Strings are read as JSON where they are JSON (numbers, lists, true, null), else taken as they are. A part becomes
+    one of another kind, as that is by itself, by its kind alone: "objective.loss" or "objective.loss.kind", "sigmoid".
     """
     data = to_dict(made)
     *parents, last = path.split(".")
@@ -126,7 +127,12 @@ def override(made: S, path: str, value: Any) -> S:
         if len(walked) <= len(parents):
             here = here[name]
     old = here[last]
-    here[last] = _literal(value) if isinstance(value, str) else value
+    new = _literal(value) if isinstance(value, str) else value
+    if isinstance(old, dict) and "kind" in old and isinstance(new, str):
+        new = old if new == old["kind"] else {"kind": new}
+    if last == "kind" and parents and new != old:
+        here.clear()
+    here[last] = new
     try:
         return type(made).model_validate(data)
     except ValidationError as error:

@@ -207,6 +207,13 @@ def test_other_starts_are_refused_and_leave_no_run_behind(finished, classified, 
         tasks.train("match", pairs, out, [], silent, Chosen(teacher=str(classified)))
     with pytest.raises(InputError, match="'resnet18' has no text tower"):
         tasks.train("match", pairs, out, [], silent, Chosen(model="resnet18"))
+    for told, changes in (
+        ("needs a bias", ["objective.loss=sigmoid"]),
+        ("a bias does nothing in a softmax", ["model.bias=-10"]),
+        (r"batch norm \('trunk.entry.norm'\)", ["objective.chunk=8"]),
+    ):
+        with pytest.raises(InputError, match=told):
+            tasks.train("match", pairs, out, [*changes, "codec.size=400"], silent, Chosen(model="clip_micro"))
     assert not out.exists()
     train(tiny.recipe(loop=tiny.brief(1)), pairs, out, say=silent)
     with pytest.raises(InputError, match="is not empty; go on with it"):

@@ -79,6 +79,19 @@ def test_overrides_follow_dotted_paths():
         assert message in str(error.value)
 
 
+def test_a_part_of_another_kind_is_named_by_its_kind():
+    made = recipe("match", ["objective.chunk=8"])
+    for path in ("objective.loss", "objective.loss.kind"):
+        other = override(made, path, "sigmoid")
+        assert to_dict(other)["objective"] == {"kind": "contrast", "loss": {"kind": "sigmoid"}, "chunk": 8}
+        hard = override(made, "objective.loss.hardness", "0.5")
+        assert override(hard, path, "softmax") == hard  # of the same kind: nothing changes
+        with pytest.raises(InputError, match="no spec called 'sigmoidd'; did you mean 'sigmoid'"):
+            override(made, path, "sigmoidd")
+    with pytest.raises(InputError, match="kind"):
+        override(made, "kind", "classification")
+
+
 def test_a_list_that_is_none_is_told_how_lists_are_written():
     made = model_spec("swin_pico_patch2_window4_32", {"classes": 2})
     assert override(made, "trunk.windows", "[2, 2, 2]").trunk.windows == (2, 2, 2)
