@@ -171,19 +171,23 @@ def write_matrix(chapter: Chapter, reading: Reading) -> None:
     order = sorted(panes, key=lambda told: told.startswith("unseen"))
     chapter.figure(
         {told: panes[told] for told in order},
-        "The mean cosine of the test's pictures of a number (row) with a name (column); the darker, the nearer. Frames "
-        "are round numbers that were never shown. A square along the diagonal has one first digit, a slanting line one "
-        "second digit.",
+        "The mean cosine of the test's pictures of a number (row) with a name (column); the more colour, the nearer. "
+        "Frames are round numbers that were never shown. A square along the diagonal has one first digit, a slanting "
+        "line one second digit.",
     )
 
 
 def write_pictures(chapter: Chapter, reading: Reading, test: Numbers, say: Callable[[str], None]) -> None:
-    """Unseen numbers and what they are read as: evenly from all, and the surest mistakes."""
+    """Unseen numbers and what they are read as: one picture of each, and the surest mistakes."""
     some = [int(np.flatnonzero(test.values == n)[0]) for n in reading.held.tolist()]
     wrong = reading.new & ~np.all([reading.right(language) for language in LANGUAGES], axis=0)
     sure = np.mean([reading.sure(language) for language in LANGUAGES], axis=0)
-    surest = [i for i in np.argsort(-sure, kind="stable").tolist() if wrong[i]][:SHOWN]
-    for told, chosen in (("One picture of each unseen number", some), ("The surest mistakes", surest)):
+    mistakes: dict[int, int] = {}
+    for i in np.argsort(-sure, kind="stable").tolist():
+        if wrong[i]:
+            mistakes.setdefault(int(test.values[i]), i)
+    surest = list(mistakes.values())[:SHOWN]
+    for told, chosen in (("One picture of each unseen number", some), ("The surest mistakes, one a number", surest)):
         if chosen:
             chapter.heading(told)
             panels = [_read(reading, test, i) for i in chosen]

@@ -27,12 +27,9 @@ def unseen_told(reading: Reading) -> str:
             shares[group] = float(np.mean(list(right.values())))
     least = min(float(reading.right(language)[reading.new].mean()) for language in LANGUAGES)
     if least >= FAR * CHANCE:
-        said = (
-            f"Their names alone are enough to read numbers that were never shown, {least / CHANCE:.0f} times as often"
-        )
-        said += " as by chance or more"
+        said = f"Numbers that were never shown are read, at least {least / CHANCE:.0f} times as often as by chance"
     else:
-        said = f"Numbers that were never shown are hardly read by their names: {least:.0%}"
+        said = f"Numbers that were never shown are hardly read: {least:.0%}"
     best, worst = max(shares, key=shares.__getitem__), min(shares, key=shares.__getitem__)
     if shares[best] - shares[worst] >= APART:
         said += f"; most often from {best}, least often from {worst}"
