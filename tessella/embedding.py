@@ -21,6 +21,7 @@ from tessella import __version__
 from tessella.data.pixels import Unreadable, decode
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
+from tessella.features import Embedder
 from tessella.files import explained, replacing
 from tessella.matcher import Matcher
 from tessella.picture_lines import printable
@@ -43,9 +44,9 @@ class Space:
     of: Of
 
     @classmethod
-    def by(cls, matcher: Matcher, run: str, of: Of) -> Space:
-        """That of a matcher, which was loaded as `run`."""
-        return cls(run, matcher.fingerprint, matcher.dim, of)
+    def by(cls, embedder: Embedder, run: str, of: Of) -> Space:
+        """That of what was loaded as `run`."""
+        return cls(run, embedder.fingerprint, embedder.dim, of)
 
     @property
     def schema(self) -> pyarrow.Schema:
@@ -82,12 +83,12 @@ class Rows(Protocol):
     """What makes rows of the schema of some items: at most `SIZE` at once, each done item counted."""
 
     def __call__(
-        self, matcher: Matcher, items: Iterable[Item], batch: int, refuse: Refuse, done: Callable[[int], None]
+        self, embedder: Any, items: Iterable[Item], batch: int, refuse: Refuse, done: Callable[[int], None]
     ) -> Iterator[Columns]: ...
 
 
 def picture_rows(
-    matcher: Matcher, items: Iterable[Item], batch: int, refuse: Refuse, done: Callable[[int], None]
+    embedder: Embedder, items: Iterable[Item], batch: int, refuse: Refuse, done: Callable[[int], None]
 ) -> Iterator[Columns]:
     """Columns of those pictures that can be read; the next batch is decoded while the model computes."""
     waiting: deque[Item] = deque()
@@ -98,12 +99,12 @@ def picture_rows(
             yield item
 
     def picture(item: Item):
-        image = decode(item.source, matcher.image.channels)
+        image = decode(item.source, embedder.image.channels)
         item.width, item.height = image.size
         return image
 
     good: list[tuple[Item, np.ndarray]] = []
-    for answer in matcher.pictures(taken(), picture, batch):
+    for answer in embedder.pictures(taken(), picture, batch):
         item = waiting.popleft()
         if isinstance(answer, InputError):
             detail = answer.detail if isinstance(answer, Unreadable) else ""
@@ -119,13 +120,13 @@ def picture_rows(
 
 
 def text_rows(
-    matcher: Matcher, items: Iterable[Item], batch: int, refuse: Refuse, done: Callable[[int], None]
+    embedder: Matcher, items: Iterable[Item], batch: int, refuse: Refuse, done: Callable[[int], None]
 ) -> Iterator[Columns]:
     """Columns of texts; what a model does not read of a long one is cut."""
     left = iter(items)
     while some := list(islice(left, SIZE)):
         texts = [str(item.source) for item in some]
-        yield {"row": [item.row for item in some], "text": texts, "vector": matcher.texts(texts, batch)}
+        yield {"row": [item.row for item in some], "text": texts, "vector": embedder.texts(texts, batch)}
         done(len(some))
 
 
@@ -134,7 +135,7 @@ ROWS: dict[Of, Rows] = {"pictures": picture_rows, "texts": text_rows}
 
 
 def batches(
-    matcher: Matcher,
+    embedder: Any,
     space: Space,
     portions: Iterable[Portion],
     found: Embedded,
@@ -144,11 +145,11 @@ def batches(
     """The vectors of all portions, in order; what has none goes to `found`. Memory holds one batch of rows."""
     refuse, schema = found.quarantine.add, space.schema
     for portion in portions:
-        for columns in ROWS[space.of](matcher, portion.items(refuse), batch, refuse, done):
+        for columns in ROWS[space.of](embedder, portion.items(refuse), batch, refuse, done):
             rows = record_batch(columns, schema)
             found.rows += rows.num_rows
             if space.of == "texts":
-                found.cut += matcher.text(columns["text"]).cut
+                found.cut += embedder.text(columns["text"]).cut
             yield rows
 
 
@@ -161,7 +162,7 @@ def record_batch(columns: Columns, schema: pyarrow.Schema) -> pyarrow.RecordBatc
 
 
 def embed(
-    matcher: Matcher,
+    embedder: Embedder,
     space: Space,
     portions: Iterable[Portion],
     found: Embedded,
@@ -175,7 +176,7 @@ def embed(
     Raises InputError where nothing has one, where a table cannot be read, and where the disk is full.
     """
     write = write_lance if out.suffix == ".lance" else write_parquet
-    write(_some(batches(matcher, space, portions, found, batch, done), found, space.of), space.schema, out)
+    write(_some(batches(embedder, space, portions, found, batch, done), found, space.of), space.schema, out)
     save_aside(found.quarantine, out)
 
 

@@ -47,12 +47,12 @@ class Embedder:
     def __init__(self, plan: Plan, space: Space, notes: str):
         import torch
 
-        from tessella.predict import load
+        from tessella.features import embedder
 
         torch.set_num_threads(plan.threads)
         self.plan, self.space, self.notes = plan, space, Path(notes)
-        self.matcher = load(plan.run, plan.device, plan.dtype)
-        if self.matcher.fingerprint != space.fingerprint:
+        self.embedder = embedder(plan.run, plan.device, plan.dtype)
+        if self.embedder.fingerprint != space.fingerprint:
             raise InputError(f"{plan.run} is another model on this machine")
 
     def __call__(self, table: pyarrow.Table) -> Iterator[pyarrow.Table]:
@@ -61,7 +61,7 @@ class Embedder:
             found = Embedded()
             portion = from_dict(json.loads(told), Portion)
             yield self.space.schema.empty_table()
-            for rows in batches(self.matcher, self.space, [portion], found, self.plan.batch, lambda count: None):
+            for rows in batches(self.embedder, self.space, [portion], found, self.plan.batch, lambda count: None):
                 yield pyarrow.Table.from_batches([rows])
             name = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()  # done twice, it is noted once
             aside = [asdict(item) for item in found.quarantine]

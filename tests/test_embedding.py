@@ -11,10 +11,12 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 import tiny_matching as tiny
+import tiny_vision
+import torch
 from PIL import Image
 from test_cli_matching import bad, run
 
-from tessella import embedding, portions
+from tessella import embedding, features, portions
 from tessella.embedding import Embedded, Space, space_of
 from tessella.errors import InputError
 from tessella.portions import Files, Group, picture_portions, text_portions
@@ -194,6 +196,15 @@ def test_whole_or_not_at_all(model, folder, tmp_path, ending):
     )
 
 
+def test_a_full_disk_is_told_and_leaves_nothing(model, folder, tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "the disk is full" in bad("embed", model, folder, "--out", tmp_path / "v.parquet")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_run_leaves_nothing(folder, tmp_path):
     def stop(count):
         raise KeyboardInterrupt
@@ -205,6 +216,24 @@ def test_an_interrupted_run_leaves_nothing(folder, tmp_path):
             some = picture_portions([folder], "image", found.quarantine.add)
             embedding.embed(matcher, Space.by(matcher, "run", "pictures"), some, found, tmp_path / name, done=stop)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet", "swin"])
+def test_a_classifier_gives_what_its_last_layer_reads(tmp_path, name):
+    """Its last layer, applied to the vectors, gives its logits; as it was trained, or prepared for speed."""
+    spec = getattr(tiny_vision, name)()
+    classifier = tiny_vision.run_folder(tmp_path / "run", spec)
+    tiny_vision.album(tmp_path / "album", each=1)
+    assert run("embed", classifier, tmp_path / "album", "--out", tmp_path / "v.parquet")[0] == 0
+    table = pq.read_table(tmp_path / "v.parquet")
+    plain = tiny_vision.classifier(spec)
+    logits = plain.model.head.scores(torch.from_numpy(vectors(table)))
+    answers = plain.answers(map(Path, table["path"].to_pylist()), lambda path: Image.open(path).convert("RGB"))
+    torch.testing.assert_close(logits, torch.stack(list(answers)), atol=1e-4, rtol=1e-4)
+    assert space_of(tmp_path / "v.parquet")["dim"] == vectors(table).shape[1] == spec.head.dim
+    other = tiny_vision.run_folder(tmp_path / "other", spec, seed=1)
+    assert features.embedder(str(other)).fingerprint != space_of(tmp_path / "v.parquet")["fingerprint"]
+    assert "vectors of texts are made by" in bad("embed", classifier, "--texts", "x", "--out", tmp_path / "t.parquet")
 
 
 def test_memory_holds_one_batch_of_rows(folder, tmp_path, monkeypatch):
@@ -252,9 +281,6 @@ def test_sizes_are_those_one_looks_at(model, tmp_path):
 
 
 def test_mistakes_get_one_line(model, folder, tmp_path):
-    import tiny_vision
-
-    classifier = tiny_vision.run_folder(tmp_path / "vit", tiny_vision.vit())
     (tmp_path / "empty").mkdir()
     (tmp_path / "void.txt").write_text("\n\n")
     pq.write_table(pyarrow.table({"photo": [b"x"], "n": [1]}), tmp_path / "t.parquet")
@@ -264,7 +290,6 @@ def test_mistakes_get_one_line(model, folder, tmp_path):
         ("say what to embed", ("embed", model, folder, "--texts", "x", *out)),
         ("not as 'v.csv'", ("embed", model, folder, "--out", tmp_path / "v.csv")),
         ("No such file or directory", ("embed", model, folder, "--out", tmp_path / "none" / "v.parquet")),
-        ("is a classifier of images; vectors are made by a model of", ("embed", classifier, folder, *out)),
         ("there is no run", ("embed", tmp_path / "nothing", folder, *out)),
         ("holds no picture", ("embed", model, tmp_path / "empty", *out)),
         ("no column 'image'", ("embed", model, tmp_path / "t.parquet", *out)),

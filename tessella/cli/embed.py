@@ -39,8 +39,9 @@ def embed(
     """Write the vectors of pictures or texts to a file; exit code 1 if some have none."""
     from tessella.embedding import Embedded, Space, aside
     from tessella.embedding import embed as write_vectors
+    from tessella.features import embedder
     from tessella.portions import counted, picture_portions, text_portions
-    from tessella.predict import kind_of, load
+    from tessella.predict import kind_of
     from tessella.tables import progress
 
     use_threads(threads)
@@ -51,10 +52,10 @@ def embed(
     if not ray and out.suffix not in (".parquet", ".lance"):
         raise InputError(f"vectors are written as .parquet or .lance, not as '{out.name}'")
     kind = kind_of(run)
-    if kind != "matching":
-        raise InputError(f"{run} is {TELLS.get(kind, kind)}; vectors are made by {TELLS['matching']}")
-    matcher = load(run, "cpu" if ray else device, dtype)
-    space = Space.by(matcher, run, "texts" if texts else "pictures")
+    if texts and kind != "matching":
+        raise InputError(f"{run} is {TELLS.get(kind, kind)}; vectors of texts are made by {TELLS['matching']}")
+    model = embedder(run, "cpu" if ray else device, dtype)
+    space = Space.by(model, run, "texts" if texts else "pictures")
     found, began = Embedded(), time.monotonic()
     refuse = found.quarantine.add
     portions = text_portions(texts, text, refuse) if texts else picture_portions(pictures or [], image, refuse)
@@ -64,7 +65,7 @@ def embed(
         embed_on_ray(space, portions, found, out, Plan(run, device, dtype, batch, threads or 1, workers))
     else:
         with progress(None if texts else counted(pictures or []), "embedding") as done:
-            write_vectors(matcher, space, portions, found, out, batch, done)
+            write_vectors(model, space, portions, found, out, batch, done)
     _tell(found, space.of, out, time.monotonic() - began)
     if len(found.quarantine):
         warn(f"{len(found.quarantine):,} {space.of} have no vector; they are listed in {aside(out)}")
