@@ -16,12 +16,13 @@ from tessella.attention import watch
 from tessella.errors import InputError
 from tessella.heads import AttentionPool
 from tessella.models import Encoder, Towers
+from tessella.positions import Learned
 from tessella.tokens import Tokens
 from tessella.trunks.clip_resnet import ClipResNet
 from tessella.trunks.convnet import Means
 from tessella.weights import translate, untranslate
 from tessella.zoo.catalog import CARDS, listing, model_spec
-from tessella.zoo.clip import RN, SIZES, VARIANTS, resnet_tower, stack, text_tower
+from tessella.zoo.clip import RN, SIZES, VARIANTS, resnet_tower, stack, text_tower, vit_tower
 from tessella.zoo.clip_layouts import from_config, rules, to_config
 from tessella.zoo.counts import multiply_adds, parameters
 
@@ -173,6 +174,110 @@ def test_numbers_of_a_resnet_come_back():
     assert written["logit_bias"] == -10
     back = translate(written, rules(spec, "openai"), shapes(model))
     assert back.keys() == state.keys() and all(torch.equal(back[name], state[name]) for name in state)
+
+
+class OpenAI:
+    """CLIP in torch's functions, from the paper, with the names that OpenAI gives to the weights."""
+
+    def __init__(self, state: dict[str, torch.Tensor], heads: int):
+        self.state, self.heads = state, heads
+
+    def norm(self, x, name):
+        return F.layer_norm(x, x.shape[-1:], self.state[f"{name}.weight"], self.state[f"{name}.bias"])
+
+    def linear(self, x, name):
+        return F.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"])
+
+    def blocks(self, x, name, mask=None):
+        """n b d."""
+        for i in range(sum(key.startswith(f"{name}.resblocks.") and key.endswith("ln_1.bias") for key in self.state)):
+            block = f"{name}.resblocks.{i}"
+            parts = (self.state[f"{block}.attn.{part}"] for part in ("in_proj_weight", "in_proj_bias"))
+            out = (self.state[f"{block}.attn.out_proj.{part}"] for part in ("weight", "bias"))
+            y = self.norm(x, f"{block}.ln_1")
+            x = x + F.multi_head_attention_forward(
+                y, y, y, x.shape[-1], self.heads, *parts, None, None, False, 0.0, *out, False, attn_mask=mask
+            )[0]  # fmt: skip
+            y = self.linear(self.norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
+            x = x + self.linear(y * torch.sigmoid(1.702 * y), f"{block}.mlp.c_proj")
+        return x
+
+    def vit(self, image):
+        weight = self.state["visual.conv1.weight"]
+        x = F.conv2d(image, weight, stride=weight.shape[-1]).flatten(2).permute(0, 2, 1)
+        x = torch.cat([self.state["visual.class_embedding"].expand(len(x), 1, -1), x], dim=1)
+        x = self.norm(x + self.state["visual.positional_embedding"], "visual.ln_pre").permute(1, 0, 2)
+        x = self.blocks(x, "visual.transformer")[0]
+        return self.norm(x, "visual.ln_post") @ self.state["visual.proj"]
+
+    def text(self, ids):
+        n = ids.shape[1]
+        x = self.state["token_embedding.weight"][ids] + self.state["positional_embedding"][:n]
+        mask = torch.full((n, n), -torch.inf).triu(1)
+        x = self.norm(self.blocks(x.permute(1, 0, 2), "transformer", mask).permute(1, 0, 2), "ln_final")
+        return x[torch.arange(len(ids)), ids.argmax(dim=-1)] @ self.state["text_projection"]
+
+    def layer(self, x, place, number, stride=1, names=("conv", "bn")):
+        weight = self.state[f"{place}.{names[0]}{number}.weight"]
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        mean, var, scale, bias = (
+            self.state[f"{place}.{names[1]}{number}.{part}"]
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, scale, bias)
+
+    def resnet(self, image, depths):
+        x = image
+        for number, stride in ((1, 2), (2, 1), (3, 1)):
+            x = self.layer(x, "visual", number, stride).relu()
+        x = F.avg_pool2d(x, 2)
+        for stage, depth in enumerate(depths, 1):
+            for i in range(depth):
+                place, stride = f"visual.layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1
+                y = self.layer(self.layer(x, place, 1).relu(), place, 2).relu()
+                y = self.layer(F.avg_pool2d(y, stride), place, 3)
+                if i == 0:
+                    weight = self.state[f"{place}.downsample.0.weight"]
+                    x = F.conv2d(F.avg_pool2d(x, stride), weight)
+                    parts = ("running_mean", "running_var", "weight", "bias")
+                    x = F.batch_norm(x, *(self.state[f"{place}.downsample.1.{part}"] for part in parts))
+                x = (x + y).relu()
+        x = x.flatten(2).permute(2, 0, 1)
+        x = torch.cat([x.mean(0, keepdim=True), x]) + self.state["visual.attnpool.positional_embedding"][:, None]
+        q, k, v, c = (
+            (self.state[f"visual.attnpool.{part}_proj.weight"], self.state[f"visual.attnpool.{part}_proj.bias"])
+            for part in "qkvc"
+        )
+        return F.multi_head_attention_forward(
+            x[:1], x, x, x.shape[-1], self.heads, None, torch.cat([q[1], k[1], v[1]]), None, None, False, 0.0, *c,
+            training=False, use_separate_proj_weight=True, q_proj_weight=q[0], k_proj_weight=k[0], v_proj_weight=v[0],
+        )[0][0]  # fmt: skip
+
+
+@torch.no_grad()
+def test_openais_names_mean_what_they_say():
+    """The same numbers through its names and torch's functions, and through ours: ViT, ResNet, texts."""
+    trunk = {**stack(32, 2, 4), "activation": "quick-gelu"}
+    text = text_tower(stack(24, 2, 4), 12, {"vocab": 30, "positions": Learned(length=8), "end": 29})
+    pair = Towers(image=vit_tower(trunk, 12, 8, (24, 24), 3), text=text)
+    image, ids = torch.randn(3, 3, 24, 24), torch.randint(0, 28, (3, 6))
+    ids[torch.arange(3), torch.tensor([5, 2, 3])] = 29
+    model = lively(pair.build())
+    theirs = OpenAI(untranslate(model.state_dict(), rules(pair, "openai")), heads=4)
+    torch.testing.assert_close(model.image(image), theirs.vit(image), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.text(ids), theirs.text(ids), atol=1e-5, rtol=1e-5)
+
+    spec, image = tiny_resnet(), torch.randn(3, 3, 64, 64)
+    model = lively(spec.build())
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3)
+            module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+    theirs = OpenAI(untranslate(model.state_dict(), rules(spec, "openai")), heads=4)
+    found = model.image(image)
+    assert found.std() > 0.05
+    torch.testing.assert_close(found, theirs.resnet(image, (2, 1, 1, 1)), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
