@@ -150,7 +150,6 @@ def built(folder: Path, clusters: Clusters) -> list[Row]:
     began = time.perf_counter(), time.process_time()
     plan = planned(store, np.empty((0, DIM)), lambda line: print(line, flush=True))
     took, busy = time.perf_counter() - began[0], time.process_time() - began[1]
-    store.tidy()
     store.note(plan.kept())
     size, name = store.state().size, f"{clusters.rows:,} vectors of {DIM}"
     return [
@@ -207,6 +206,7 @@ def sizes(counts: list[int], folder: Path) -> list[Row]:
         partitions = round(rows**0.5)
         began = time.perf_counter()
         build(store, partitions)
+        store.tidy()
         building = time.perf_counter() - began
         search = Search(folder / str(rows))
         search.plan = Plan(False, partitions, 40, 5)

@@ -459,6 +459,7 @@ def test_an_index_that_finds_too_little_is_not_used(clusters, monkeypatch):
     assert plan.exact and plan.recall is not None and plan.recall < approximate.PROMISED
     assert said[-1] == "that is below 0.97: searches of this table will be exact"
     store.note(plan.kept())
+    assert approximate.planned(store, np.empty((0, 16)), said.append) == plan  # and not built again
     assert len(Search(store.path).nearest(np.eye(16, dtype=np.float32)[0], 5)) == 5
 
 

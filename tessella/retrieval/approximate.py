@@ -34,7 +34,7 @@ class Plan:
     """How a table is searched: exactly, or by an index (IVF with RaBitQ codes, Gao and Long 2024) of `partitions`.
 
     recall: share of the true ten nearest that it found for `asked` queries, at `rows` rows; None where it was not
-    measured. built: rows when the partitions were last made.
+    measured. built: rows when the partitions were last made. index: LanceDB's name of the very index that was tested.
     """
 
     exact: bool = True
@@ -45,6 +45,7 @@ class Plan:
     asked: int = 0
     rows: int = 0
     built: int = 0
+    index: str = ""
 
     @classmethod
     def of(cls, told: Mapping[str, Any]) -> Plan:
@@ -87,20 +88,21 @@ def planned(store: Store, texts: np.ndarray, say: Callable[[str], None]) -> Plan
     for both. An index that finds too little is asked more carefully, and not used if that does not help.
     """
     rows, old = store.rows, Plan.of(store.facts.search)
-    there = any(index.name == INDEX for index in store.table.list_indices())
+    there = _index(store)
     if rows < PAYS:
         if there:
             with told(store.path):
                 store.table.drop_index(INDEX)
         return Plan(rows=rows)
+    if there and there == old.index and abs(rows - old.rows) <= 0.1 * old.rows:
+        return old
     if there and not old.exact and old.built / 2 <= rows <= 2 * old.built:
-        if abs(rows - old.rows) <= 0.1 * old.rows:
-            return old
         return tuned(store, texts, old.partitions, old.built, say)
     partitions = round(rows**0.5)
     began = time.monotonic()
     say(f"indexing {rows:,} vectors in {partitions:,} partitions")
     build(store, partitions)
+    store.tidy()  # LanceDB may split and join partitions here: what is tested is what will be used
     say(f"indexed in {time.monotonic() - began:,.0f} s")
     return tuned(store, texts, partitions, rows, say)
 
@@ -111,7 +113,9 @@ def build(store: Store, partitions: int) -> None:
     lancedb()
     from lancedb.index import IvfRq
 
-    how = IvfRq(distance_type="l2", num_partitions=partitions, num_bits=BITS, sample_rate=64, max_iterations=15)
+    # by the size of partitions, not their number: else they are joined to LanceDB's usual size when it is optimized
+    size = max(1, store.rows // partitions)
+    how = IvfRq(distance_type="l2", target_partition_size=size, num_bits=BITS, sample_rate=64, max_iterations=15)
     with told(store.path):
         store.table.create_index("vector", config=how, name=INDEX, replace=True)
 
@@ -123,7 +127,7 @@ def tuned(store: Store, texts: np.ndarray, partitions: int, built: int, say: Cal
     rows = store.rows
     plan, recall = Plan(), 0.0
     for probes, refine in STEPS:
-        plan = Plan(False, partitions, min(probes, partitions), refine, None, len(queries), rows, built)
+        plan = Plan(False, partitions, min(probes, partitions), refine, None, len(queries), rows, built, _index(store))
         recall = round(_recall(store, queries, own, true, plan), 4)
         if recall >= AIMED or probes >= partitions:
             break
@@ -131,8 +135,14 @@ def tuned(store: Store, texts: np.ndarray, partitions: int, built: int, say: Cal
     say(f"recall@{TOP} of the index {recall:.3f}, against exact search, {len(queries)} queries")
     if recall < PROMISED:
         say(f"that is below {PROMISED}: searches of this table will be exact")
-        return Plan(partitions=partitions, recall=recall, asked=len(queries), rows=rows, built=built)
+        return Plan(True, partitions, 0, 0, recall, len(queries), rows, built, _index(store))
     return plan
+
+
+def _index(store: Store) -> str:
+    """The name that LanceDB gave to the index of vectors; it has another one whenever it changed. "" without one."""
+    with told(store.path):
+        return next((str(one.index_uuid) for one in store.table.list_indices() if one.name == INDEX), "")
 
 
 def _sample(store: Store, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
