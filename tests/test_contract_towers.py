@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tessella.attention import Attend, watch
 from tessella.contrast import Contrast
+from tessella.inference import products
 from tessella.inference.last import EndEncoder
 from tessella.inference.prepare import prepare
 from tessella.models import Model, Towers
@@ -143,7 +144,10 @@ def test_multiply_adds_grow_with_image_and_text(name):
     assert 1.8 * short < long < 4 * short
 
 
-@pytest.mark.parametrize(("dtype", "far"), [("float32", 1e-5), ("bfloat16", 0.02)])
+int8 = pytest.param("int8", 0.1, marks=pytest.mark.skipif(not products.quantises(), reason="needs AVX-512"))
+
+
+@pytest.mark.parametrize(("dtype", "far"), [("float32", 1e-5), ("bfloat16", 0.02), int8])
 @torch.no_grad()
 def test_prepared_is_the_same_pair(name, dtype, far):
     model, (image, ids) = made(name), pairs(name)
