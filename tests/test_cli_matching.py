@@ -220,7 +220,7 @@ def test_trainings_that_cannot_be_get_one_line(match, classifier, base, tmp_path
     for told, words in (
         ("mixed images have no caption", (*start, "--set", "augment.mixup=0.5")),
         ("more than the 32 positions", (*start, "--set", "length=50")),
-        ("has no text tower", (*start, "--model", "resnet18")),
+        ("no model called 'transformer_tiny'", (*start, "--model", "transformer_tiny")),
         ("did you mean", (*start, "--model", "clip_smal")),
         ("there is no --teacher", (*start, "--teacher", match)),
         ("no run", (*start, "--from", tmp_path / "none")),

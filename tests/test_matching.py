@@ -21,12 +21,13 @@ from tessella.heads import Classes
 from tessella.matching import read_pairs, train
 from tessella.models import Encoder
 from tessella.objectives import Classify
-from tessella.recipes.matching import CaptionedImages, Matching
+from tessella.recipes.matching import CaptionedImages, Matching, match, with_model, with_text
 from tessella.recipes.named import recipe as named
 from tessella.recipes.recipe import Chosen
 from tessella.recipes.vision import Classification, LabelledImages
 from tessella.runs import RunFolder
 from tessella.similarity import Sigmoid, Softmax
+from tessella.zoo.catalog import model_spec
 
 
 def silent(line: str) -> None:
@@ -184,6 +185,31 @@ def test_a_classifier_becomes_the_image_tower(classified, pairs, tmp_path):
     assert kept and all(torch.equal(ours[f"image.{name}"], theirs[name]) for name in kept)
 
 
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [
+        ("vit_micro_patch4_32", "first"),
+        ("deit_micro_distilled_patch4_32", "first"),
+        ("swin_pico_patch2_window4_32", "mean"),
+        ("cvt_nano", "first"),
+        ("resnet_micro", "mean"),
+    ],
+)
+def test_any_model_of_images_is_a_tower(name, pool):
+    """With the texts of the recipe beside it, and images as it wants them."""
+    made, alone = with_model(match(), name, None), model_spec(name, {})
+    assert (made.model.image.trunk, made.model.image.head.pool) == (alone.trunk, pool)
+    assert made.model.text == match().model.text
+    model = with_text(made.model, 30, 0, 2).build().eval()
+    with torch.no_grad():
+        logits = model(torch.randn(2, 3, *made.image.size), torch.randint(3, 30, (2, 5)))
+    assert logits.shape == (2, 2) and logits.isfinite().all()
+
+
+def test_a_head_of_its_own_is_a_mean():
+    assert with_model(match(), "vgg16", None).model.image.head.pool == "mean"
+
+
 @pytest.mark.parametrize("frozen", ["image", "text"])
 def test_of_a_frozen_tower_only_the_head_learns(finished, pairs, tmp_path, frozen):
     made = tiny.recipe(start=str(finished), freeze=frozen, loop=tiny.brief(2))
@@ -205,8 +231,6 @@ def test_other_starts_are_refused_and_leave_no_run_behind(finished, classified, 
         train(tiny.recipe(start=str(tmp_path / "nowhere")), pairs, out, say=silent)
     with pytest.raises(InputError, match="there is no --teacher"):
         tasks.train("match", pairs, out, [], silent, Chosen(teacher=str(classified)))
-    with pytest.raises(InputError, match="'resnet18' has no text tower"):
-        tasks.train("match", pairs, out, [], silent, Chosen(model="resnet18"))
     for told, changes in (
         ("needs a bias", ["objective.loss=sigmoid"]),
         ("a bias does nothing in a softmax", ["model.bias=-10"]),

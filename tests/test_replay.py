@@ -47,7 +47,7 @@ def assert_same(found, wanted, tolerance: float = 1e-5) -> None:
 
 @pytest.mark.parametrize("image", [tiny.vit(0.2, 0.3), tiny.swin(0.3)], ids=["vit", "swin"])
 @pytest.mark.parametrize("loss", [Softmax(), Softmax(hardness=0.5), Sigmoid()], ids=lambda spec: spec.kind)
-@pytest.mark.parametrize("chunk", [1, 3, 4, 6])
+@pytest.mark.parametrize("chunk", [1, 3, 6])
 def test_with_dropout_it_is_the_gradient_of_the_whole_batch(image, loss, chunk, monkeypatch):
     """Dropout and stochastic depth draw the same in both, since both draw for the same chunks in the same order."""
     model = tiny.built(image, tiny.causal(0.2), bias=-2.0 if isinstance(loss, Sigmoid) else None)

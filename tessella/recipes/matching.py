@@ -123,15 +123,18 @@ def chosen(recipe: Matching, options: Chosen) -> Matching:
 
 
 def with_model(recipe: Matching, name: str, image_size: int | None) -> Matching:
-    """The recipe with a model of the zoo, and images prepared as it wants them."""
+    """The recipe with a pair of towers of the zoo, or with a classifier of it as the image tower beside its own texts.
+
+    Images are prepared as that model wants them.
+    """
     card = CARDS[full_name(name, CARDS)]
     side = image_size or card.size
     model = model_spec(name, {"image_size": side})
-    if not hasattr(model, "text"):
-        raise InputError(f"'{name}' has no text tower; `tessella models clip` lists models that have")
     image = recipe.image.replace(
         size=(side, side), crop=card.crop, mean=card.mean, std=card.std, interpolation=card.interpolation
     )
+    if isinstance(model, Encoder):
+        return recipe.replace(model=looking(recipe.model, model), image=image)
     places = getattr(getattr(text_stem(model), "positions", None), "length", recipe.length)
     return recipe.replace(model=model, image=image, length=min(recipe.length, places))
 
@@ -154,15 +157,21 @@ def begun(recipe: Matching, theirs: Recipe) -> Matching:
         return recipe.replace(**same)
     if not isinstance(theirs, Classification) or not isinstance(theirs.model, Encoder):
         raise InputError(f"a '{theirs.kind}' run is no start for towers; theirs are towers, or a classifier of images")
-    old = theirs.model
-    pool = getattr(old.head, "pool", "first")
-    width = text_tower(recipe.model).head.width
-    tower = Encoder(stem=old.stem, trunk=old.trunk, head=Embed(dim=old.trunk.width, width=width, pool=pool))
-    return recipe.replace(model=recipe.model.replace(image=tower), image=theirs.image)
+    return recipe.replace(model=looking(recipe.model, theirs.model), image=theirs.image)
+
+
+def looking(towers: Model, classifier: Encoder) -> Model:
+    """The towers with the stem and trunk of a classifier as the image tower, pooled as it pools.
+
+    Where its head does something else, that is the first token if it is there for that, or the mean.
+    """
+    pool = getattr(classifier.head, "pool", "first" if getattr(classifier.stem, "special", 0) else "mean")
+    head = Embed(dim=classifier.trunk.width, width=text_tower(towers).head.width, pool=pool)
+    return towers.replace(image=Encoder(stem=classifier.stem, trunk=classifier.trunk, head=head))
 
 
 def match() -> Matching:
-    """Two towers (CLIP) for one's own captioned images; --model NAME for any other of `tessella models clip`."""
+    """Two towers (CLIP) for one's own captioned images; --model NAME for others, or for any model of images as one."""
     return Matching(
         image=Preprocess(size=(96, 96), crop=1.0),
         augment=Augment(crop="resized", scale=(0.4, 1.0), flip=0.5),
