@@ -396,6 +396,12 @@ def test_small_writes_are_put_together(many, tmp_path, monkeypatch):
     assert (done.after.pieces, done.after.versions, done.after.rows) == (1, 1, 150)
 
 
+def test_slow_embedding_is_written_before_there_is_much(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(pending, "SECONDS", 0.0)
+    done, watcher = update(photos, tmp_path / "db")
+    assert done.before.pieces == done.after.rows == watcher.advanced == 18
+
+
 def test_everything_leaves_as_parquet(photos, tmp_path):
     update(photos, tmp_path / "db")
     assert Store.open(tmp_path / "db").export(tmp_path / "out.parquet") == 18

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from tessella.retrieval.store import State, Store, schema
 
 ROWS = 1024
 """Pictures written at once; LanceDB suffers from many small writes."""
+SECONDS = 10.0
+"""After so long, fewer are written: no more is lost with a killed run, and whoever watches sees it advance."""
 WRITES = 64
 """After so many, small pieces are put together even during a run."""
 
@@ -64,6 +67,7 @@ class Pending:
         self._fresh: list[dict[str, Any]] = []
         self._copied: list[dict[str, Any]] = []
         self._writes = 0
+        self._written = time.monotonic()
         own = schema(store.facts.dim).names
         self._further = ["caption", *(name for name in store.columns if name not in own)]
 
@@ -106,6 +110,7 @@ class Pending:
         if self._writes >= WRITES:
             self.store.tidy()
             self._writes = 0
+        self._written = time.monotonic()
 
     def describe(self) -> None:
         """Metadata that differs from what rows say is written to them; their vectors stay."""
@@ -134,7 +139,7 @@ class Pending:
         return [{**row, **found.get(row["path"], {}), **self.told.get(row["path"], {})} for row in rows]
 
     def _write_if_many(self) -> None:
-        if len(self._fresh) + len(self._copied) >= ROWS:
+        if len(self._fresh) + len(self._copied) >= ROWS or time.monotonic() - self._written >= SECONDS:
             self.write()
 
 
