@@ -271,7 +271,7 @@ def start(photos: Path, db: Path, wait: float, rows: int) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_run_killed_at_any_moment_loses_and_repeats_nothing(many, tmp_path, kills):
     """A real process, killed again and again while it writes and tidies; between kills files change as well."""
     db = tmp_path / "db"
