@@ -29,7 +29,7 @@ from tessella.matcher import Matcher
 from tessella.predict import load
 from tessella.tasks import train
 
-LANGUAGES = {"en": "English", "ko": "Korean"}
+LANGUAGES = {"en": "an English", "ko": "a Korean"}
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}
 SEED = 1
 COMMAND = "python benchmarks/emoji.py"
@@ -106,8 +106,8 @@ def recall(scores: np.ndarray, right: np.ndarray, left_out: np.ndarray) -> float
 
 def searched(emoji: list[Emoji], texts: list[str], analyzer: str) -> np.ndarray:
     """TF-IDF cosines q n of texts with all that training says of each emoji."""
-    ngrams = (1, 1) if analyzer == "word" else (2, 4)
-    vectors = TfidfVectorizer(analyzer=analyzer, ngram_range=ngrams, token_pattern=r"\S+", sublinear_tf=True)
+    words = {"ngram_range": (1, 1), "token_pattern": r"\S+"} if analyzer == "word" else {"ngram_range": (2, 4)}
+    vectors = TfidfVectorizer(analyzer=analyzer, sublinear_tf=True, **words)
     documents = vectors.fit_transform([" ".join(one.texts["train"]) for one in emoji])
     return (vectors.transform(texts) @ documents.T).toarray()
 
@@ -142,7 +142,7 @@ def main() -> None:
                 rows.append(
                     {
                         "topic": "clip",
-                        "name": f"emoji by a {told} {kind} never said of it, {way}: R@{TOP}",
+                        "name": f"emoji by {told} {kind} never said of it, {way}: R@{TOP}",
                         "value": round(100 * recall(scores, right, left_out), 2),
                         "unit": "%",
                         "target": None,
