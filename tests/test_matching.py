@@ -230,7 +230,7 @@ def test_other_starts_are_refused_and_leave_no_run_behind(finished, classified, 
     with pytest.raises(InputError, match="no run"):
         train(tiny.recipe(start=str(tmp_path / "nowhere")), pairs, out, say=silent)
     with pytest.raises(InputError, match="there is no --teacher"):
-        tasks.train("match", pairs, out, [], silent, Chosen(teacher=str(classified)))
+        tasks.train("match", pairs, out, ["loop.steps=1"], silent, Chosen(teacher=str(classified)))
     for told, changes in (
         ("needs a bias", ["objective.loss=sigmoid"]),
         ("a bias does nothing in a softmax", ["model.bias=-10"]),
