@@ -169,8 +169,8 @@ COMPILE = """
 import torch
 from tessella.zoo import clip
 from tessella.zoo.catalog import model_spec
-clip.SIZES["vit_b32"] = clip.Size(clip.ViT(32, 3, 4, 8), clip.Text(24, 2, 3), 20, 32, 0.0)
-clip.SIZES["rn50"] = clip.Size(clip.RN((2, 1, 1, 1), (16, 24, 32, 48), 4), clip.Text(24, 2, 3), 20, 64, 0.0)
+clip.SIZES["vit_b32"] = clip.Size(clip.ViT(32, 1, 4, 8), clip.Text(24, 1, 3), 20, 32, 0.0)
+clip.SIZES["rn50"] = clip.Size(clip.RN((1, 1, 1, 1), (16, 24, 32, 48), 4), clip.Text(24, 1, 3), 20, 64, 0.0)
 for name, side in (("clip_vit_b32", 32), ("clip_rn50", 64)):
     model = model_spec(name, {"vocab": 30, "length": 8, "image_size": side}).build().eval()
     batch = torch.randn(2, 3, side, side), torch.randint(1, 30, (2, 5))
