@@ -115,9 +115,12 @@ def _heads_follow(spec: Towers) -> None:
     for name in ("image", "text"):
         trunk = getattr(spec, name).trunk
         if isinstance(trunk, Stack):
+            heads = max(trunk.dim // 64, 1)
+            if trunk.heads != heads:
+                told = f"OpenAI's layout cuts {trunk.dim} channels in heads of 64, which is {heads}"
+                raise InputError(f"{told}, but the {name} tower has {trunk.heads}; hf and onnx keep them")
             read.agree(
                 "OpenAI",
-                heads=(trunk.heads, max(trunk.dim // 64, 1)),
                 width_inside_the_blocks=(trunk.hidden, 4 * trunk.dim),
                 epsilon=(trunk.eps, 1e-5),
             )
