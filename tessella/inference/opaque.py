@@ -14,11 +14,11 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, name: str, how: str)
 
 
 def convolution(
-    x: Tensor, weight: Tensor, bias: Tensor | None, window: list[int], kernel: list[int], name: str, how: str
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: list[int], shape: list[int], name: str, how: str
 ) -> Tensor:
     """act(conv(x)), filters packed, channels last; see `PackedConv`.
 
-    window: padding, stride and dilation, two numbers each, then the groups; kernel: its rows and columns.
+    window: padding, stride and dilation, two numbers each, then the groups; shape: of what comes out.
     """
     padding, stride, dilation, (groups,) = window[:2], window[2:4], window[4:6], window[6:]
     return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, padding, stride, dilation, groups, name, [], how)
@@ -26,7 +26,7 @@ def convolution(
 
 OPERATIONS.define("product(Tensor x, Tensor weight, Tensor? bias, str name, str how) -> Tensor")
 OPERATIONS.define(
-    "convolution(Tensor x, Tensor weight, Tensor? bias, int[] window, int[] kernel, str name, str how) -> Tensor"
+    "convolution(Tensor x, Tensor weight, Tensor? bias, int[] window, int[] shape, str name, str how) -> Tensor"
 )
 for kind in ("CPU", "MkldnnCPU"):  # packed weights are of the second
     OPERATIONS.impl("product", product, kind)
@@ -40,8 +40,6 @@ def _product_shape(x: Tensor, weight: Tensor, bias: Tensor | None, name: str, ho
 
 @torch.library.register_fake("tessella::convolution")
 def _convolution_shape(
-    x: Tensor, weight: Tensor, bias: Tensor | None, window: list[int], kernel: list[int], name: str, how: str
+    x: Tensor, weight: Tensor, bias: Tensor | None, window: list[int], shape: list[int], name: str, how: str
 ) -> Tensor:
-    ways = zip(x.shape[2:], kernel, window[:2], window[2:4], window[4:6], strict=True)
-    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, p, s, d in ways]
-    return x.new_empty(len(x), weight.shape[0], *sizes).to(memory_format=torch.channels_last)
+    return x.new_empty(shape).to(memory_format=torch.channels_last)

@@ -75,7 +75,13 @@ class PackedConv(nn.Module):
         name, approximation = self.act or ("none", "")
         convolve = torch.ops.tessella.convolution if torch.compiler.is_compiling() else opaque.convolution
         window = [*padding, *stride, *dilation, groups]
-        return convolve(x, packed[1], self.bias, window, list(self.kernel_size), name, approximation)
+        return convolve(x, packed[1], self.bias, window, self._shape(x), name, approximation)
+
+    def _shape(self, x: Tensor) -> list[int]:
+        """Of what comes out."""
+        padding, stride, dilation, _ = self.how
+        ways = zip(x.shape[2:], self.kernel_size, padding, stride, dilation, strict=True)
+        return [len(x), len(self.weight), *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, p, s, d in ways)]
 
 
 class PatchProduct(nn.Module):
