@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tessella.inference.compiled import compiled as compiled_blocks
 from tessella.inference.prepare import prepare
 from tessella.lesson import Lesson
 from tessella.loop import LoopSpec
@@ -69,16 +68,6 @@ def tessella(name: str, batches: list[int], threads: int, dtype: str) -> dict[in
     """Ours, prepared as `tessella.load` does."""
     model = prepare(model_spec(MODELS[name], {"classes": CLASSES}).build(), dtype)
     return _torch(model, batches, torch.bfloat16 if dtype == "bfloat16" else torch.float32)
-
-
-def tessella_compiled(name: str, batches: list[int], threads: int, dtype: str) -> dict[int, Run]:
-    """The same, its blocks compiled; a model a batch size, since one changes programs when sizes change."""
-    runs: dict[int, Run] = {}
-    for batch in batches:
-        model = compiled_blocks(prepare(model_spec(MODELS[name], {"classes": CLASSES}).build(), dtype))
-        runs |= _torch(model, [batch], getattr(torch, dtype))
-        runs[batch]()  # the first batch of a size compiles nothing
-    return runs
 
 
 def transformers(name: str, batches: list[int], threads: int, dtype: str) -> dict[int, Run]:
@@ -140,7 +129,6 @@ def onnxruntime(name: str, batches: list[int], threads: int, dtype: str) -> dict
 
 SYSTEMS: dict[str, tuple[Callable[[str, list[int], int, str], dict[int, Run]], str]] = {
     "tessella bfloat16": (tessella, "bfloat16"),
-    "tessella bfloat16, compiled": (tessella_compiled, "bfloat16"),
     "tessella float32": (tessella, "float32"),
     "tessella int8": (tessella, "int8"),
     "transformers bfloat16": (transformers, "bfloat16"),

@@ -77,9 +77,6 @@ def powers(q: Tensor, k: Tensor, v: Tensor, factors: Tensor | None = None) -> Te
         step = max(step // len(factors), 1) * len(factors)
     parts = [_powers(*part, factors) for part in zip(q.split(step), k.split(step), v.split(step), strict=True)]
     out, total = parts[0] if len(parts) == 1 else (torch.cat(x) for x in zip(*parts, strict=True))
-    if torch.compiler.is_compiling():  # a program has no way out: `Compiled` looks for the NaN instead
-        total = torch.where((total > SAFE[0]) & (total < SAFE[1]), total, math.nan)
-        return (out / total).view(b, h, n, -1)
     low, high = (x.item() for x in total.aminmax())
     if not (SAFE[0] < low and high < SAFE[1]):
         return None

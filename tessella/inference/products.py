@@ -9,8 +9,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tessella.inference import opaque
-
 ROWS = 160
 """Rows the layout of the weights is chosen for: thirty sentences with five hypotheses each; others work as well."""
 ZERO = 128
@@ -43,8 +41,7 @@ class Packed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         name, how = self.act or ("none", "")
         if self.packs:
-            multiply = torch.ops.tessella.product if torch.compiler.is_compiling() else opaque.product
-            return multiply(x, self.weight, self.bias, name, how)
+            return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], how)
         return _activated(F.linear(x, self.weight, self.bias), self.act)
 
 
@@ -60,28 +57,21 @@ class PackedConv(nn.Module):
         self.how = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
         self.register_buffer("weight", conv.weight.detach())
         self.register_buffer("bias", None if conv.bias is None else conv.bias.detach())
-        self.packs = packs(conv.weight)
         self.packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         padding, stride, dilation, groups = self.how
         x = x.contiguous(memory_format=torch.channels_last)
-        if not self.packs:
+        if not packs(self.weight):
             return _activated(F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups), self.act)
         packed = self.packed
         if packed is None or packed[0] != x.shape:
             weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.how, list(x.shape))
             self.packed = packed = x.shape, weight
         name, approximation = self.act or ("none", "")
-        convolve = torch.ops.tessella.convolution if torch.compiler.is_compiling() else opaque.convolution
-        window = [*padding, *stride, *dilation, groups]
-        return convolve(x, packed[1], self.bias, window, self._shape(x), name, approximation)
-
-    def _shape(self, x: Tensor) -> list[int]:
-        """Of what comes out."""
-        padding, stride, dilation, _ = self.how
-        ways = zip(x.shape[2:], self.kernel_size, padding, stride, dilation, strict=True)
-        return [len(x), len(self.weight), *((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, p, s, d in ways)]
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, packed[1], self.bias, padding, stride, dilation, groups, name, [], approximation
+        )
 
 
 class PatchProduct(nn.Module):
