@@ -12,9 +12,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from tessella.data.pictures import Pictures
+from tessella.data.pixels import Unreadable
+from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 
 T = TypeVar("T")
+A = TypeVar("A")
 THREADS = 4
 """That decode pictures while the model computes; Pillow works without Python's lock."""
 
@@ -47,3 +51,29 @@ def computed(
             good = [one for one in done if isinstance(one, Tensor)]
             rows = iter(compute(torch.stack(good)).cpu() if good else ())
             yield from (next(rows) if isinstance(one, Tensor) else one for one in done)
+
+
+def answered(
+    pictures: Pictures,
+    answers: Iterable[A | InputError],
+    quarantine: Quarantine,
+    where: object,
+    done: Callable[[int], None] = lambda count: None,
+) -> tuple[list[int], list[A]]:
+    """The numbers of the pictures that have an answer, and the answers; the others are set aside by name.
+
+    where: the data, as it was given. `done` is told how many more are answered. Raises InputError where none is.
+    """
+    kept, rows = [], []
+    for number, answer in enumerate(answers):
+        if isinstance(answer, InputError):
+            reason = answer.reason if isinstance(answer, Unreadable) else str(answer)
+            quarantine.add(*pictures.place(number), reason, pictures.name(number))
+        else:
+            kept.append(number)
+            rows.append(answer)
+        done(1)
+    if not kept:
+        told = "; ".join(f"{reason}: {count:,}" for reason, count in quarantine.reasons().items())
+        raise InputError(f"{where}: none of {len(pictures)} pictures can be read ({told})")
+    return kept, rows

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from tessella import files
+from tessella.ahead import answered
 from tessella.class_scores import ClassReport, Difference, compare, report, softmax
 from tessella.classifier import Classifier
 from tessella.data.albums import PictureColumns
 from tessella.data.pictures import Pictures, read_pictures, splits
-from tessella.data.pixels import Unreadable
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 
@@ -95,20 +95,11 @@ def judge(
     """
     quarantine = Quarantine()
     pictures = read_pictures(data, split, columns, classifier.classes, quarantine)
-    channels, kept, rows = classifier.image.channels, [], []
     began = time.perf_counter()
+    channels = classifier.image.channels
     answers = classifier.answers(range(len(pictures)), lambda number: pictures.decode(number, channels), batch)
-    for number, answer in enumerate(answers):
-        if isinstance(answer, InputError):
-            reason = answer.reason if isinstance(answer, Unreadable) else str(answer)
-            quarantine.add(*pictures.place(number), reason, pictures.name(number))
-        else:
-            kept.append(number)
-            rows.append(answer)
-        done(1)
+    kept, rows = answered(pictures, answers, quarantine, data, done)
     seconds = time.perf_counter() - began
-    if not kept:
-        raise InputError(f"{data}: none of {len(pictures)} pictures can be read ({_reasons(quarantine)})")
     pictures, logits = pictures.take(kept), torch.stack(rows).numpy()
     found = report(logits, pictures.labels, classifier.classes, temperature)
     return Judged(run, classifier, pictures, logits, quarantine, seconds, found)
@@ -164,7 +155,3 @@ def save_predictions(found: Sequence[Judged], out: Path) -> None:
             table.writerow([one.run, where, "", "", "", "", "", item.reason])
     with files.explained(out):
         files.write_text(out, text.getvalue())
-
-
-def _reasons(quarantine: Quarantine) -> str:
-    return "; ".join(f"{reason}: {count:,}" for reason, count in quarantine.reasons().items())

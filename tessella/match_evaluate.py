@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from tessella import files
+from tessella.ahead import answered
 from tessella.data.captioned import Captioned, captioned_splits, read_captioned
 from tessella.data.captions import CaptionColumns
-from tessella.data.pixels import Unreadable
 from tessella.data.quarantine import Quarantine
-from tessella.errors import InputError
 from tessella.match_scores import Recall, owners, retrieval
 from tessella.matcher import Matcher
 
@@ -68,21 +67,11 @@ def match_scores(
     """Embeds and ranks every usable picture and caption of a split. Raises InputError where nothing usable is left."""
     quarantine = Quarantine()
     captioned = read_captioned(data, split, columns, quarantine)
-    pictures, channels, kept, rows = captioned.pictures, matcher.image.channels, [], []
+    pictures, channels = captioned.pictures, matcher.image.channels
     began = time.perf_counter()
     answers = matcher.pictures(range(len(captioned)), lambda number: pictures.decode(number, channels), batch)
-    for number, answer in enumerate(answers):
-        if isinstance(answer, InputError):
-            reason = answer.reason if isinstance(answer, Unreadable) else str(answer)
-            quarantine.add(*pictures.place(number), reason, pictures.name(number))
-        else:
-            kept.append(number)
-            rows.append(answer)
-        done(1)
+    kept, rows = answered(pictures, answers, quarantine, data, done)
     seconds = time.perf_counter() - began
-    if not kept:
-        told = "; ".join(f"{reason}: {count:,}" for reason, count in quarantine.reasons().items())
-        raise InputError(f"{data}: none of {len(captioned)} pictures can be read ({told})")
     captioned = captioned.take(kept)
     texts = [text for several in captioned.captions for text in several]
     images, vectors = np.stack(rows), matcher.texts(texts)
