@@ -1,4 +1,4 @@
-"""Commands: how long a person waits for `tessella --help` and for the test suite.
+"""Commands: how long a person waits for `tessella --help`, for the test suite and for the demo.
 
 python benchmarks/commands.py            # on a quiet machine; writes docs/results/commands.json
 """
@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,7 +52,10 @@ def main() -> None:
     """The command."""
     rows = [record("tessella --help", seconds([str(BIN / "tessella"), "--help"], 5), "s", 0.5)]
     suite = seconds([sys.executable, "-m", "pytest", "-n", "2", "-q"], 1)
-    rows.append(record("the test suite, install and lint excluded", suite / 60, "minutes", 5))
+    rows.append(record("the test suite, install and lint excluded", suite / 60, "minutes", 8))
+    with tempfile.TemporaryDirectory() as folder:
+        demo = seconds([str(BIN / "tessella"), "demo", "--out", folder], 1)
+    rows.append(record("the demo, all chapters, install excluded", demo / 60, "minutes", 8))
     (ROOT / "docs/results/commands.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
