@@ -18,6 +18,7 @@ from tessella.ahead import answered
 from tessella.class_scores import ClassReport, Difference, compare, report, softmax
 from tessella.classifier import Classifier
 from tessella.data.albums import PictureColumns
+from tessella.data.layouts import best_split
 from tessella.data.pictures import Pictures, read_pictures, splits
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
@@ -74,8 +75,7 @@ class Compared:
 
 def chosen_split(path: Path, split: str | None) -> str | None:
     """The split to evaluate on: the one asked for, else test, validation or train, whichever is there first."""
-    there = splits(path)
-    return split or next((name for name in ("test", "validation", "train") if name in there), None)
+    return split or best_split(splits(path))
 
 
 def judge(

@@ -14,6 +14,7 @@ from tessella import files
 from tessella.ahead import answered
 from tessella.data.captioned import Captioned, captioned_splits, read_captioned
 from tessella.data.captions import CaptionColumns
+from tessella.data.layouts import best_split
 from tessella.data.quarantine import Quarantine
 from tessella.match_scores import Recall, owners, retrieval
 from tessella.matcher import Matcher
@@ -39,11 +40,6 @@ class Matched:
     """Decoding included."""
 
     @property
-    def owner(self) -> np.ndarray:
-        """m: which picture a caption belongs to."""
-        return owners(self.data.captions)
-
-    @property
     def rate(self) -> float:
         """Pictures a second."""
         return len(self.images) / max(self.seconds, 1e-9)
@@ -51,8 +47,7 @@ class Matched:
 
 def chosen_split(path: Path, split: str | None) -> str | None:
     """The split to evaluate on: the one asked for, else test, validation or train, whichever is there first."""
-    there = captioned_splits(path)
-    return split or next((name for name in ("test", "validation", "train") if name in there), None)
+    return split or best_split(captioned_splits(path))
 
 
 def match_scores(

@@ -97,7 +97,7 @@ def read_pairs(what: ParallelText, data: Path, quarantine: Quarantine, seed: int
     """Training and validation pairs; of a single table, a share is held out by a draw that depends on the seed."""
     if data.is_file():
         pairs = _read_table(what, data, quarantine)
-        quarantine.refuse_if_too_many(len(pairs) + len(quarantine), what.bad_share)
+        quarantine.refuse_if_too_many(len(pairs) + len(quarantine), what.bad_share, "lines")
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed)).tolist()
         count = min(2000, max(1, round(what.held_out * len(pairs))))
         if len(pairs) < 2:
@@ -112,7 +112,7 @@ def read_pairs(what: ParallelText, data: Path, quarantine: Quarantine, seed: int
         else:
             languages = (what.source, what.target)
             splits.append(read_split(data, split, languages, quarantine, what.max_words))
-    quarantine.refuse_if_too_many(sum(map(len, splits)) + len(quarantine), what.bad_share)
+    quarantine.refuse_if_too_many(sum(map(len, splits)) + len(quarantine), what.bad_share, "lines")
     return splits[0], splits[1]
 
 

@@ -224,7 +224,9 @@ def test_mistakes_in_data_get_one_line(data, tmp_path):
     spoiled = tmp_path / "spoiled"
     write_split(spoiled, "train", [("eins", "one")] * 10 + [("", "x")] * 10)
     write_split(spoiled, "val", sentences(5))
-    assert "10 of 25 are not usable" in bad("train", "multi30k_de_en", "--data", spoiled, "--out", tmp_path / "o3")
+    assert "10 of 25 lines are not usable" in bad(
+        "train", "multi30k_de_en", "--data", spoiled, "--out", tmp_path / "o3"
+    )
 
 
 def test_bad_pairs_are_set_aside_and_counted(data, tmp_path):

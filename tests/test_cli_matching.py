@@ -9,30 +9,10 @@ from pathlib import Path
 import pytest
 import tiny_matching as tiny
 import tiny_vision
-from typer.testing import CliRunner
-
-from tessella.cli.main import app
-from tessella.errors import InputError
+from command_line import bad, run
 
 NAMES = ",".join(tiny.COLOURS)
 TEMPLATES = ("--template", "a {} disc at the left, light", "--template", "dark: right, a bar in {}")
-
-
-def run(*words: object, columns: int = 200) -> tuple[int, str, str]:
-    """(exit code, standard output, standard error); a mistake of the user's is exit code 2 and its line."""
-    done = CliRunner().invoke(app, [str(word) for word in words], env={"COLUMNS": str(columns)})
-    if isinstance(done.exception, InputError):
-        return 2, done.stdout, str(done.exception)
-    if done.exception and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code, done.stdout, done.stderr
-
-
-def bad(*words: object) -> str:
-    code, _, err = run(*words)
-    assert code == 2, err
-    assert len(err.strip().splitlines()) == 1, err
-    return err
 
 
 @pytest.fixture(scope="module")

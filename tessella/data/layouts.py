@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from tessella.data.albums import Album, ClassFolders, Idx, PictureColumns, class_folders, natural
@@ -79,6 +79,11 @@ def find_files(path: Path, endings: Sequence[str] = (".tar", *SUFFIXES)) -> dict
             return find_files(next(iter(below)), endings)
     _must_exist(path)
     raise InputError(f"{path} is no table or tar of pictures, and no folder of them (train.parquet, train-000000.tar)")
+
+
+def best_split(there: Collection[str]) -> str | None:
+    """The split to evaluate on where nobody says which: test, validation or train, whichever is there first."""
+    return next((split for split in reversed(SPLITS) if split in there), None)
 
 
 def listed_names(path: Path) -> list[str] | None:

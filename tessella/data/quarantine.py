@@ -58,14 +58,17 @@ class Quarantine:
             file.writelines(json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in self._items)
         os.replace(draft, path)
 
-    def refuse_if_too_many(self, total: int, share: float = 0.1) -> None:
-        """Raise InputError where more than this share of ``total`` items (good and bad together) was set aside."""
+    def refuse_if_too_many(self, total: int, share: float = 0.1, of: str = "") -> None:
+        """Raise InputError where more than this share of ``total`` items (good and bad together) was set aside.
+
+        of: what the items are called, if they are all of one kind.
+        """
         if len(self) <= share * total:
             return
         reasons = "; ".join(f"{reason}: {count}" for reason, count in list(self.reasons().items())[:3])
         first = self._items[0]
         place = f"{first.where} line {first.line}" if first.line else first.where
         raise InputError(
-            f"{len(self)} of {total} are not usable, the limit is {share:.0%} ({reasons}); "
+            f"{len(self)} of {total}{f' {of}' if of else ''} are not usable, the limit is {share:.0%} ({reasons}); "
             f"the first is {place}: clean the data or raise the limit (--set data.bad_share=…)"
         )
