@@ -221,9 +221,9 @@ def test_too_many_bad_lines_stop_with_one_line(tmp_path: Path) -> None:
     quarantine.add("train.de", 3, "source: empty", "")
     quarantine.refuse_if_too_many(10)
     with pytest.raises(
-        InputError, match=r"1 of 9 are .* limit is 10% \(source: empty: 1\); the first is train.de line 3: clean"
+        InputError, match=r"1 of 9 lines are .* limit is 10% \(source: empty: 1\); the first is train.de line 3: clean"
     ):
-        quarantine.refuse_if_too_many(9)
+        quarantine.refuse_if_too_many(9, of="lines")
     whole_file = Quarantine()
     whole_file.add("cat/1.jpg", 0, "empty file")
     with pytest.raises(InputError, match=r"the first is cat/1.jpg: clean .* \(--set data.bad_share=…\)"):
