@@ -32,24 +32,10 @@ class Blobs:
 
         With more than ``in_memory`` bytes in all they go to a scratch file in the folder for temporary files.
         """
-        kept: list[np.ndarray] = []
-        lengths: list[np.ndarray] = [np.zeros(0, np.int64)]
-        held, scratch = 0, None
+        filling = Filling(in_memory)
         for column in columns:
-            data, sizes = _flat(column)
-            lengths.append(sizes)
-            kept.append(data)
-            held += len(data)
-            if held > in_memory:
-                scratch = scratch or _scratch()
-                with scratch.open("ab") as file:
-                    file.writelines(part.data for part in kept)
-                kept, held = [], in_memory  # whatever comes goes there as well
-        if scratch is not None:
-            with scratch.open("ab") as file:
-                file.writelines(part.data for part in kept)
-            return cls(np.memmap(scratch, np.uint8, "r"), np.concatenate(lengths), scratch)
-        return cls(np.concatenate([np.zeros(0, np.uint8), *kept]), np.concatenate(lengths))
+            filling.add(column)
+        return filling.done()
 
     @property
     def lengths(self) -> np.ndarray:
@@ -70,6 +56,38 @@ class Blobs:
         self.__dict__.update(state)
         if self.scratch:
             self.flat = np.memmap(self.scratch, np.uint8, "r")
+
+
+class Filling:
+    """Blobs that come part by part: what ``Blobs.gather`` does, for those who fill several at once."""
+
+    def __init__(self, in_memory: int = IN_MEMORY):
+        self.room, self.held, self.scratch = in_memory, 0, None
+        self.kept: list[np.ndarray] = []
+        self.lengths: list[np.ndarray] = [np.zeros(0, np.int64)]
+
+    def add(self, column: pyarrow.Array) -> None:
+        """The cells of an Arrow column of bytes, behind those before; a missing cell is empty."""
+        data, sizes = _flat(column)
+        self.lengths.append(sizes)
+        self.kept.append(data)
+        self.held += len(data)
+        if self.held > self.room:
+            self.scratch = self.scratch or _scratch()
+            self._spill(self.scratch)
+
+    def done(self) -> Blobs:
+        """All that came."""
+        lengths = np.concatenate(self.lengths)
+        if self.scratch is not None:
+            self._spill(self.scratch)
+            return Blobs(np.memmap(self.scratch, np.uint8, "r"), lengths, self.scratch)
+        return Blobs(np.concatenate([np.zeros(0, np.uint8), *self.kept]), lengths)
+
+    def _spill(self, scratch: Path) -> None:
+        with scratch.open("ab") as file:
+            file.writelines(part.data for part in self.kept)
+        self.kept, self.held = [], self.room  # whatever comes goes there as well
 
 
 def _flat(column: pyarrow.Array) -> tuple[np.ndarray, np.ndarray]:

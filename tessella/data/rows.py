@@ -41,9 +41,9 @@ class Row:
 def plain_rows(paths: list[Path]) -> Iterator[Row]:
     """Line i of every file, for files of one line a sentence. Raises InputError at the end where the counts differ."""
     for path in paths:
-        _must_exist(path)
+        must_exist(path)
     counts = [0] * len(paths)
-    for number, lines in enumerate(zip_longest(*map(_lines, paths)), start=1):
+    for number, lines in enumerate(zip_longest(*map(lines_of, paths)), start=1):
         counts = [count + (line is not None) for count, line in zip(counts, lines, strict=True)]
         if None not in lines:
             yield Row(number, lines)
@@ -63,7 +63,7 @@ def table_rows(path: Path, names: list[str], numbers: Collection[str] = (), list
     readers = {".tsv": _csv_rows, ".csv": _csv_rows, ".jsonl": json_rows, ".parquet": _parquet_rows}
     if path.suffix not in readers:
         raise InputError(f"{path} is no table ({', '.join(readers)}); for plain text give a source and a target file")
-    _must_exist(path)
+    must_exist(path)
     try:
         yield from readers[path.suffix](path, names, lists)
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
@@ -72,13 +72,13 @@ def table_rows(path: Path, names: list[str], numbers: Collection[str] = (), list
 
 def column_names(path: Path) -> list[str]:
     """What the columns of a table are called; of a .jsonl file, the fields of its first object."""
-    _must_exist(path)
+    must_exist(path)
     try:
         if path.suffix == ".parquet":
             return pyarrow.parquet.read_schema(path).names
         if path.suffix == ".jsonl":
-            return next((list(found) for found in map(_json, _lines(path)) if isinstance(found, dict)), [])
-        with _opened_csv(path) as table:
+            return next((list(found) for found in map(json_object, lines_of(path)) if isinstance(found, dict)), [])
+        with opened_csv(path) as table:
             return table.schema.names
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable {path.suffix} file: {str(error).splitlines()[0][:200]}") from None
@@ -108,7 +108,8 @@ def sentence(cell: Cell, max_words: int | None = None) -> tuple[str, str]:
     return text, ""
 
 
-def _must_exist(path: Path) -> None:
+def must_exist(path: Path) -> None:
+    """Raises InputError for what is no file, or an empty one."""
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected a file of text or a table")
     if not path.is_file():
@@ -119,7 +120,7 @@ def _must_exist(path: Path) -> None:
         raise InputError(f"{path} is empty; expected at least one line of text")
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def lines_of(path: Path) -> Iterator[bytes]:
     """Lines that end at \\n or \\r\\n only; of an endless one just enough to be refused as too long."""
     with path.open("rb") as file:
         line = file.readline(LONGEST_LINE + 3)
@@ -134,7 +135,8 @@ def _lines(path: Path) -> Iterator[bytes]:
             line = file.readline(LONGEST_LINE + 3)
 
 
-def _require(path: Path, names: list[str], known: Iterable[str]) -> None:
+def require(path: Path, names: list[str], known: Iterable[str]) -> None:
+    """Raises InputError for a name that is not one column of those known."""
     known = list(known)
     for name in names:
         if known.count(name) == 1:
@@ -149,7 +151,7 @@ def _require(path: Path, names: list[str], known: Iterable[str]) -> None:
 def _parquet_rows(path: Path, names: list[str], lists: Sequence[str]) -> Iterator[Row]:
     with pyarrow.parquet.ParquetFile(path) as file:
         wanted = [*names, *lists]
-        _require(path, wanted, file.schema_arrow.names)
+        require(path, wanted, file.schema_arrow.names)
         for name in wanted:
             kind = file.schema_arrow.field(name).type
             if name in lists and _is_list(kind):
@@ -193,10 +195,10 @@ def _csv_rows(path: Path, names: list[str], lists: Sequence[str]) -> Iterator[Ro
         broken[line] = Row(line, (), f"{row.actual_columns} cells instead of {row.expected_columns}", row.text)
         return "skip"
 
-    with _opened_csv(path) as table:
-        _require(path, wanted, table.schema.names)
+    with opened_csv(path) as table:
+        require(path, wanted, table.schema.names)
     number = 0
-    with _opened_csv(path, wanted, set_aside) as table:
+    with opened_csv(path, wanted, set_aside) as table:
         for batch in table:
             for cells in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 number += 1
@@ -207,7 +209,7 @@ def _csv_rows(path: Path, names: list[str], lists: Sequence[str]) -> Iterator[Ro
     yield from (row for line, row in sorted(broken.items()) if line > number)
 
 
-def _opened_csv(
+def opened_csv(
     path: Path, names: list[str] | None = None, set_aside: Callable[[pyarrow.csv.InvalidRow], str] = lambda row: "skip"
 ) -> pyarrow.csv.CSVStreamingReader:
     """The named columns as bytes, or all as they come; ``set_aside`` is told of each broken row."""
@@ -232,13 +234,13 @@ def _opened_csv(
 
 def _json_rows(path: Path, names: list[str], lists: Sequence[str], numbers: Collection[str] = ()) -> Iterator[Row]:
     checked = False
-    for number, line in enumerate(_lines(path), start=1):
-        found = _json(line)
+    for number, line in enumerate(lines_of(path), start=1):
+        found = json_object(line)
         if not isinstance(found, dict):
             yield Row(number, (), found, line)
             continue
         if not checked:
-            _require(path, [*names, *lists], found)
+            require(path, [*names, *lists], found)
             checked = True
         cells = [found.get(name) for name in names]
         cells = [str(c) if n in numbers and type(c) is int else c for n, c in zip(names, cells, strict=True)]
@@ -251,7 +253,7 @@ def _json_rows(path: Path, names: list[str], lists: Sequence[str], numbers: Coll
             yield Row(number, tuple(cells), lists=tuple(several))
 
 
-def _json(line: bytes) -> dict[str, Any] | str:
+def json_object(line: bytes) -> dict[str, Any] | str:
     """The object of a line, or what is wrong with it."""
     if len(line) > LONGEST_LINE:
         return f"over {LONGEST_LINE} bytes"
