@@ -55,6 +55,10 @@ class PostNorm(nn.Module):
         self.drop = Dropout(dropout)
         self.path = DropPath(path)
 
+    def reads(self, x: Tensor) -> Tensor:
+        """What the sublayer is given of x."""
+        return x
+
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         return self.norm(self.drop.add(x, self.path(sublayer(x))))
 
@@ -62,8 +66,11 @@ class PostNorm(nn.Module):
 class PreNorm(PostNorm):
     """x + Dropout(sublayer(LayerNorm(x))), for deeper stacks (Xiong et al. 2020); these end with a LayerNorm."""
 
+    def reads(self, x: Tensor) -> Tensor:
+        return self.norm(x)
+
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.drop.add(x, self.path(sublayer(self.norm(x))))
+        return self.drop.add(x, self.path(sublayer(self.reads(x))))
 
 
 RESIDUALS: dict[str, type[PostNorm]] = {"post": PostNorm, "post+final": PostNorm, "pre": PreNorm}

@@ -29,15 +29,28 @@ class Head(Spec):
 
 @spec("classes")
 class Classes(Head):
-    """A score for every class, from the first token or from the mean of the raster's."""
+    """A score for every class, from the first token, the mean of the raster's or the mean of the streams' means."""
 
     dim: int
     classes: int = Field(1000, ge=0)
-    pool: Literal["first", "mean"] = "first"
+    pool: Literal["first", "mean", "streams"] = "first"
     dropout: float = Field(0.0, ge=0, lt=1)
 
     def build(self) -> ClassesHead:
         return ClassesHead(self)
+
+
+@spec("values")
+class Values(Head):
+    """Numbers, as many as there are targets: regression. pool: as of `Classes`."""
+
+    dim: int
+    targets: int = Field(1, ge=1)
+    pool: Literal["first", "mean", "streams"] = "streams"
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    def build(self) -> ClassesHead:
+        return ClassesHead(Classes(dim=self.dim, classes=self.targets, pool=self.pool, dropout=self.dropout))
 
 
 @spec("distilled")
@@ -49,23 +62,6 @@ class Distilled(Head):
 
     def build(self) -> DistilledHead:
         return DistilledHead(self)
-
-
-@spec("vgg-classes")
-class VGGClasses(Head):
-    """VGG's classifier: two hidden layers on a whole raster (Simonyan and Zisserman 2015, table 1).
-
-    grid: rows and columns that it reads; a raster of another size is averaged into these.
-    """
-
-    dim: int
-    classes: int = Field(1000, ge=0)
-    grid: tuple[int, int] = (7, 7)
-    hidden: int = Field(4096, ge=1)
-    dropout: float = Field(0.5, ge=0, lt=1)
-
-    def build(self) -> VGGClassesHead:
-        return VGGClassesHead(self)
 
 
 @spec("embed")
@@ -120,16 +116,33 @@ def ends(tokens: Tokens) -> Tensor:
     return tokens.keep.long().cumsum(dim=1).argmax(dim=1)
 
 
+def by_streams(tokens: Tokens) -> Tensor:
+    """The mean of each stream's kept tokens, and the mean of these, so that no stream weighs more for being longer.
+
+    b n d -> b d. Without spans, all tokens are one stream.
+    """
+    means = []
+    for _, a, b in tokens.spans or (("", 0, tokens.x.shape[1]),):
+        x = tokens.x[:, a:b]
+        if tokens.keep is None:
+            means.append(x.mean(dim=1))
+            continue
+        keep = rearrange(tokens.keep[:, a:b], "b n -> b n 1")
+        means.append(x.masked_fill(~keep, 0).sum(dim=1) / keep.sum(dim=1))
+    return torch.stack(means).mean(dim=0)
+
+
 POOLS: dict[str, Callable[[Tokens], Tensor]] = {
     "first": lambda tokens: tokens.x[:, 0],
     "mean": lambda tokens: raster(tokens).mean(dim=1),
     "last": last,
+    "streams": by_streams,
 }
 """How b n d becomes b d."""
 
 
 class ClassesHead(nn.Module):
-    """Tokens -> logits b k."""
+    """Tokens -> logits b k, or as many numbers."""
 
     def __init__(self, s: Classes):
         super().__init__()
@@ -198,39 +211,6 @@ class AttentionPoolHead(nn.Module):
         return rearrange(self.attn(x[:, :1], self.attn.keys_values(x)), "b 1 e -> b e")
 
 
-class VGGClassesHead(nn.Module):
-    """Tokens -> logits b k."""
-
-    def __init__(self, s: VGGClasses):
-        super().__init__()
-        self.grid = s.grid
-        self.first = hidden_layer(s.dim * s.grid[0] * s.grid[1], s.hidden)
-        self.second = hidden_layer(s.hidden, s.hidden)
-        self.drop = Dropout(s.dropout)
-        self.scores = class_scores(s.hidden, s.classes)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        assert tokens.grid is not None
-        x = rearrange(raster(tokens), "b (r c) d -> b d r c", r=tokens.grid[0])
-        x = rearrange(F.adaptive_avg_pool2d(x, self.grid), "b d r c -> b (d r c)")
-        for layer in (self.first, self.second):
-            x = self.drop(F.relu(layer(x)))
-        return self.scores(x)
-
-    def each(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """What learns from the labels and what learns from a teacher: here, the same."""
-        logits = self(tokens)
-        return logits, logits
-
-
-def hidden_layer(dim: int, hidden: int) -> nn.Linear:
-    """A linear layer before a ReLU (weights: He et al. 2015, eq. 10)."""
-    linear = nn.Linear(dim, hidden)
-    nn.init.normal_(linear.weight, 0, (2 / dim) ** 0.5)
-    nn.init.zeros_(linear.bias)
-    return linear
-
-
 def class_scores(dim: int, classes: int) -> nn.Linear:
     """The last linear layer of a classifier."""
     linear = nn.Linear(dim, classes)
@@ -269,5 +249,9 @@ class NextWordHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(s.vocab, s.dim).normal_(0, s.dim**-0.5)) if shared is None else shared
         self.bias = nn.Parameter(torch.zeros(s.vocab)) if s.bias else None
 
+    def ready(self, features: Tensor) -> Tensor:
+        """What the product takes, of features in any order ... d."""
+        return features
+
     def forward(self, features: Tensor) -> Tensor:
-        return F.linear(features, self.weight, self.bias)
+        return F.linear(self.ready(features), self.weight, self.bias)

@@ -10,11 +10,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tessella import fusion, vgg_head  # noqa: F401  all kinds must be known to read a model from a file
+from tessella import word_heads as _word_heads  # noqa: F401  all kinds must be known to read a model from a file
 from tessella.errors import InputError
 from tessella.heads import Head, NextWord
 from tessella.spec import Part, Spec, spec
 from tessella.state import State
-from tessella.stems import patches as _patches  # noqa: F401  all kinds must be known to read a model from a file
+from tessella.stems import encoded, patches, streams  # noqa: F401  likewise
 from tessella.stems.words import Stem, Words
 from tessella.tokens import Tokens
 from tessella.trunks import bit, clip_resnet, convnet, cvt, recurrent, regnet, swin, vgg  # noqa: F401  likewise
@@ -31,7 +33,7 @@ class Model(Spec):
 
 @spec("encoder")
 class Encoder(Model):
-    """Any input into one prediction: a classifier of images."""
+    """Any input into one prediction: a classifier of images, of sounds, of rows of mixed data."""
 
     stem: Part[Stem]
     trunk: Part[Trunk]
@@ -41,6 +43,7 @@ class Encoder(Model):
     def _widths_agree(self):
         same("stem.dim", self.stem.dim, "trunk.dim", self.trunk.dim)
         same("trunk's width", self.trunk.width, "head.dim", getattr(self.head, "dim", self.trunk.width))
+        same_streams(self.stem, self.trunk)
         return self
 
     def build(self) -> EncoderModel:
@@ -56,11 +59,11 @@ class EncoderModel(nn.Module):
         self.trunk = s.trunk.build()
         self.head = s.head.build()
 
-    def features(self, x: Tensor) -> Tokens:
+    def features(self, x: Any) -> Tokens:
         """What the head reads, of an image b v r c (or whatever the stem takes)."""
         return self.trunk(self.stem(x))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Tensor:
         return self.head(self.features(x))
 
 
@@ -68,6 +71,57 @@ def same(left: str, a: int | None, right: str, b: int | None) -> None:
     """Refuses parts that do not fit together."""
     if a != b:
         raise InputError(f"{left} is {a} but {right} is {b}; they must be equal")
+
+
+def same_streams(stem: Stem, trunk: Trunk) -> None:
+    """Refuses a fusion scheme for other streams than the stem gives."""
+    gives, takes = (getattr(part, "streams", None) for part in (stem, trunk))
+    if takes is not None and gives != takes:
+        told = "no streams" if gives is None else f"the streams {', '.join(gives)}"
+        raise InputError(
+            f"'{trunk.kind}' fuses the streams {', '.join(takes)}, but the stem '{stem.kind}' gives {told}"
+        )
+
+
+@spec("language-model")
+class LanguageModel(Model):
+    """Text into words of the same text: those that are hidden in it (BERT), or every next one (GPT).
+
+    head: "masked-word" or "next-word"; its weight is the embedding of the stem (Press and Wolf 2017).
+    """
+
+    stem: Words
+    trunk: Part[Trunk]
+    head: Part[Head]
+
+    @model_validator(mode="after")
+    def _widths_agree(self):
+        same("stem.dim", self.stem.dim, "trunk.dim", self.trunk.dim)
+        same("trunk's width", self.trunk.width, "head.dim", getattr(self.head, "dim", None))
+        same("stem.vocab", self.stem.vocab, "head.vocab", getattr(self.head, "vocab", None))
+        same("trunk's width", self.trunk.width, "stem.dim", self.stem.dim)
+        return self
+
+    def build(self) -> LanguageModelModel:
+        return LanguageModelModel(self)
+
+
+class LanguageModelModel(nn.Module):
+    """ids -> [stem] -> [trunk] -> [head] -> a score for every word, at every place."""
+
+    def __init__(self, s: LanguageModel):
+        super().__init__()
+        self.stem = s.stem.build()
+        self.trunk = s.trunk.build()
+        self.head = s.head.build(self.stem.embedding.weight)  # pyright: ignore[reportCallIssue]  # of a head of words
+
+    def features(self, ids: Tensor, types: Tensor | None = None) -> Tensor:
+        """What the head reads: ids b n, and of which of several texts each is (or None) -> b n d."""
+        return self.trunk(self.stem(ids, types=types)).x
+
+    def forward(self, ids: Tensor, types: Tensor | None = None) -> Tensor:
+        """-> logits b n v."""
+        return self.head(self.features(ids, types))
 
 
 @spec("encoder-decoder")
@@ -91,6 +145,7 @@ class EncoderDecoder(Model):
         same("source.dim", self.source.dim, "encoder.dim", self.encoder.dim)
         same("encoder's width", self.encoder.width, "decoder.memory", getattr(self.decoder, "memory", None))
         same("target.dim", self.target.dim, "decoder.dim", self.decoder.dim)
+        same_streams(self.source, self.encoder)
         if self.tie == "all" and getattr(self.source, "vocab", None) != self.target.vocab:
             raise InputError(
                 f"tie 'all' needs one vocabulary, but source has {getattr(self.source, 'vocab', 'none')} and target "
@@ -121,7 +176,7 @@ class EncoderDecoderModel(nn.Module):
         shared = None if s.tie == "none" else self.target.embedding.weight
         self.head = NextWord(dim=s.decoder.width, vocab=s.target.vocab, bias=s.bias).build(shared)
 
-    def encode(self, source: Tensor) -> Tokens:
+    def encode(self, source: Any) -> Tokens:
         """The memory: what the encoder makes of the source (ids b n, or whatever the stem takes)."""
         return self.encoder(self.source(source))
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tessella.losses import distance, mixed_cross_entropy, smoothed_cross_entropy
 from tessella.spec import Part, Spec, spec
 from tessella.state import State
 
 Batch = dict[str, Tensor]
+"""What a task's data gives; "source" may be a mapping of tensors in turn."""
 Losses = dict[str, Tensor]
 
 
@@ -64,19 +68,82 @@ class Translate(Objective):
         return torch.cat(outs, dim=1)
 
 
+@spec("predict-words")
+class PredictWords(Objective):
+    """Cross-entropy of the words of a text that are asked for: the hidden ones, or every next one.
+
+    batch: "source" long b n, and "label" long b n: the word that is asked for at each place, -1 where none is.
+    """
+
+    smoothing: float = Field(0.0, ge=0, lt=1)
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        asked = batch["label"] >= 0
+        ready = model.head.ready(model.features(batch["source"])[asked])
+        labels, head = batch["label"][asked], model.head
+        loss, correct = smoothed_cross_entropy(ready, head.weight, head.bias, labels, self.smoothing)
+        weight = asked.sum()
+        return {"loss": loss, "weight": weight, "accuracy": correct / weight.clamp(min=1)}
+
+
 @spec("classify")
 class Classify(Objective):
     """Cross-entropy of classes; batch: "image" b v r c, "label" long b and, of mixed images, "label2" and "share".
 
+    In the place of "image" there may be a "source" of any kind, see `given`.
+
     smoothing: a share of the probability is spread evenly over all classes (Szegedy et al. 2016, sec. 7).
+    weights: how much an example of each class counts; "balanced": every class as much as every other, which is made
+    numbers of when the classes are counted. None: every example counts as much as every other.
     """
 
     smoothing: float = Field(0.1, ge=0, lt=1)
+    weights: tuple[float, ...] | Literal["balanced"] | None = None
 
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
-        logits = model(batch["image"])
-        loss = mixed_cross_entropy(logits, batch, self.smoothing).mean()
-        return {"loss": loss, "weight": weight_of(batch), "accuracy": accuracy(logits, batch)}
+        logits = model(given(batch))
+        losses = mixed_cross_entropy(logits, batch, self.smoothing)
+        if self.weights is None:
+            return {"loss": losses.mean(), "weight": weight_of(batch), "accuracy": accuracy(logits, batch)}
+        assert not isinstance(self.weights, str) and "label2" not in batch, "weights are filled in, images not mixed"
+        counts = losses.new_tensor(self.weights)[batch["label"]]
+        right = (logits.argmax(dim=-1) == batch["label"]).to(counts.dtype)
+        weight = counts.sum()
+        return {"loss": (counts * losses).sum() / weight, "weight": weight, "accuracy": (counts * right).sum() / weight}
+
+
+@spec("regress")
+class Regress(Objective):
+    """Distance to numbers, averaged over targets; batch: "source" and "label" float b t.
+
+    loss: "squared" for the mean, or "huber" (quadratic up to 1, linear beyond) where a few numbers are far off.
+    """
+
+    loss: Literal["squared", "huber"] = "huber"
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        answers, label = model(given(batch)).float(), batch["label"]
+        apart = F.mse_loss(answers, label) if self.loss == "squared" else F.huber_loss(answers, label)
+        return {"loss": apart, "weight": weight_of(batch), "error": (answers - label).abs().mean()}
+
+
+@spec("tag")
+class Tag(Objective):
+    """Binary cross-entropy of every label, any number of which may be right; batch: "source" and "label" float b k.
+
+    weights: how much an example with the label counts against one without, a label each; "balanced": as there are
+    fewer of them.
+    """
+
+    weights: tuple[float, ...] | Literal["balanced"] | None = None
+
+    def __call__(self, model: nn.Module, batch: Batch) -> Losses:
+        logits, label = model(given(batch)).float(), batch["label"]
+        assert not isinstance(self.weights, str), "weights are filled in"
+        more = None if self.weights is None else logits.new_tensor(self.weights)
+        loss = F.binary_cross_entropy_with_logits(logits, label, pos_weight=more)
+        right = ((logits > 0) == (label > 0.5)).float().mean()
+        return {"loss": loss, "weight": weight_of(batch), "accuracy": right}
 
 
 class Teaching(Spec):
@@ -128,6 +195,11 @@ class Distill(Objective):
         agrees = (by_teacher.argmax(dim=-1) == batch["teacher"].argmax(dim=-1)).float().mean()
         accurate = accuracy((by_label + by_teacher) / 2, batch)
         return {"loss": loss, "weight": weight_of(batch), "accuracy": accurate, "agreement": agrees}
+
+
+def given(batch: Batch) -> Any:
+    """What the model reads of a batch: "source" (a tensor, or a mapping of streams, see stems/streams), or "image"."""
+    return batch["source"] if "source" in batch else batch["image"]
 
 
 def accuracy(logits: Tensor, batch: Batch) -> Tensor:

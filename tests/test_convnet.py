@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tessella.errors import InputError
-from tessella.heads import Classes, VGGClasses
+from tessella.heads import Classes
 from tessella.models import Encoder, Model
 from tessella.precision import CopiedWeights
 from tessella.spec import from_dict, to_dict
@@ -23,6 +23,7 @@ from tessella.trunks.bit import BiT, GroupNormReLU, Preactivated, Standardised
 from tessella.trunks.convnet import Convnet, Entry, Layer, Padded, Residual, ResNet, conv, raster, relu, seen
 from tessella.trunks.regnet import RegNet, SqueezeExcite
 from tessella.trunks.vgg import VGG
+from tessella.vgg_head import VGGClasses
 
 SMALL = Entry(width=8, size=3, stride=1, pool="none")
 STAGES = {"depths": (2, 1), "widths": (16, 32)}

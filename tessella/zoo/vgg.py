@@ -13,10 +13,10 @@ from functools import partial
 from typing import Literal
 
 from tessella.errors import InputError
-from tessella.heads import VGGClasses
 from tessella.models import Encoder
 from tessella.stems.patches import Pixels
 from tessella.trunks.vgg import VGG
+from tessella.vgg_head import VGGClasses
 from tessella.weights import Rule
 from tessella.zoo.card import Card
 

@@ -1,0 +1,291 @@
+"""Fusion: streams of tokens in, fused tokens out: four verbs and the schemes that they spell, and the bottleneck."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from einops import rearrange, repeat
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from tessella.attention import key_mask
+from tessella.errors import InputError
+from tessella.spec import Part, spec
+from tessella.stems.streams import joined, kept, parted
+from tessella.tokens import Tokens
+from tessella.trunks.plain import Stack, Trunk
+
+Flow = dict[str, Tokens]
+"""Streams by name on their way through a scheme; what has become one stream is called ALL."""
+ALL = "all"
+Stretch = Literal["nearest", "linear"]
+
+
+class Sum(nn.Module):
+    """Z = sum_i a_i Z_i, token by token, with a learned a_i a stream, 1 at first; padding adds nothing.
+
+    stretch: how streams of different lengths become equally long, see `stretched`; None refuses them.
+    """
+
+    def __init__(self, streams: int, stretch: Stretch | None = None):
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(streams))
+        self.stretch: Stretch | None = stretch
+
+    def forward(self, flow: Flow) -> Flow:
+        lengths = {name: tokens.x.shape[1] for name, tokens in flow.items()}
+        if self.stretch is not None:
+            longest = max(lengths.values())
+            runs = [stretched(tokens, longest, self.stretch) for tokens in flow.values()]
+        elif len(set(lengths.values())) > 1:
+            told = ", ".join(f"'{name}' has {n}" for name, n in lengths.items())
+            raise InputError(
+                f"early summation adds token to token, so streams must be equally long, but {told} tokens; "
+                "stretch them (--set model.trunk.stretch=linear) or choose another scheme"
+            )
+        else:
+            runs = list(flow.values())
+        masks = torch.stack([kept(run) for run in runs])
+        parts = (a * run.x * rearrange(m, "b n -> b n 1") for a, run, m in zip(self.weights, runs, masks, strict=True))
+        return {ALL: Tokens(sum(parts, torch.zeros_like(runs[0].x)), masks.any(dim=0))}
+
+
+class Concat(nn.Module):
+    """[Z1; Z2; ..]: one stream that remembers whose tokens are whose."""
+
+    def forward(self, flow: Flow) -> Flow:
+        return {ALL: joined(flow)}
+
+
+class Split(nn.Module):
+    """The other way: each stream's run of the one."""
+
+    def forward(self, flow: Flow) -> Flow:
+        return parted(flow[ALL])
+
+
+class Each(nn.Module):
+    """T_i(Z_i): a trunk of its own for every stream that there is."""
+
+    def __init__(self, streams: int, trunk: Trunk):
+        super().__init__()
+        self.trunks = nn.ModuleList(trunk.build() for _ in range(streams))
+
+    def forward(self, flow: Flow) -> Flow:
+        return {name: trunk(tokens) for trunk, (name, tokens) in zip(self.trunks, flow.items(), strict=True)}
+
+
+class _Stacks(nn.Module):
+    """A stack of blocks and a final norm for every stream."""
+
+    def __init__(self, streams: int, trunk: Stack):
+        super().__init__()
+        self.stacks = nn.ModuleList(nn.ModuleList(trunk.block(i) for i in range(trunk.depth)) for _ in range(streams))
+        self.norms = nn.ModuleList(trunk.final_norm() for _ in range(streams))
+
+
+class Cross(_Stacks):
+    """T_i(Z_i | Z_j): in every block each stream's own queries look at the tokens of all others, and not at its own.
+
+    All streams take a step at once, each from what the others were before it (Lu et al. 2019, ViLBERT, sec. 2.1). With
+    pre-norm, keys and values are made of what the others' own norms give.
+    """
+
+    def forward(self, flow: Flow) -> Flow:
+        names, xs = list(flow), [tokens.x for tokens in flow.values()]
+        masks = [_others([kept(tokens) for tokens in flow.values()], i) for i in range(len(names))]
+        if all(tokens.keep is None for tokens in flow.values()):
+            masks = [None] * len(names)
+        for blocks in zip(*self.stacks, strict=True):
+            told = [block.attn_residual.reads(x) for block, x in zip(blocks, xs, strict=True)]
+            xs = [
+                block(x, partial(block.attn, keys_values=block.attn.keys_values(_others(told, i)), mask=key_mask(mask)))
+                for i, (block, x, mask) in enumerate(zip(blocks, xs, masks, strict=True))
+            ]
+        ends = zip(flow.items(), self.norms, xs, strict=True)
+        return {name: tokens.replace(x=norm(x)) for (name, tokens), norm, x in ends}
+
+
+class Bottleneck(_Stacks):
+    """Attention bottlenecks (Nagrani et al. 2021, MBT, eq. 8 and 9): streams meet in a few tokens only.
+
+    [Z_i; B_i] = T_i([Z_i; B]),   B = mean_i B_i,   block by block
+    """
+
+    def __init__(self, streams: int, trunk: Stack, tokens: int):
+        super().__init__(streams, trunk)
+        self.between = nn.Parameter(torch.empty(tokens, trunk.dim).normal_(0, 0.02))
+
+    def forward(self, flow: Flow) -> Flow:
+        xs = [tokens.x for tokens in flow.values()]
+        between = repeat(self.between, "m d -> b m d", b=len(xs[0])).to(xs[0].dtype)
+        masks = [None if t.keep is None else _and_all(t.keep, between.shape[1]) for t in flow.values()]
+        for blocks in zip(*self.stacks, strict=True):
+            both = [
+                block(torch.cat([x, between], dim=1), partial(block.attn, mask=key_mask(mask)))
+                for block, x, mask in zip(blocks, xs, masks, strict=True)
+            ]
+            xs = [seen[:, : x.shape[1]] for seen, x in zip(both, xs, strict=True)]
+            between = torch.stack([seen[:, x.shape[1] :] for seen, x in zip(both, xs, strict=True)]).mean(dim=0)
+        ends = zip(flow.items(), self.norms, xs, strict=True)
+        return {name: tokens.replace(x=norm(x)) for (name, tokens), norm, x in ends}
+
+
+class Scheme(Trunk):
+    """Role: a trunk for Tokens of several streams (Xu, Zhu and Clifton 2023, sec. 3.3); Z_i is stream i, T a trunk.
+
+    streams: the names of the stem's streams, in its order.
+    """
+
+    streams: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _they_fit(self):
+        for part in ("own", "joint"):
+            trunk = getattr(self, part, None)
+            if trunk is not None and (trunk.dim != self.dim or trunk.width != self.dim):
+                raise InputError(f"{part}.dim is {trunk.dim} but the streams' dim is {self.dim}; they must be equal")
+        if not self.streams or len(set(self.streams)) < len(self.streams):
+            raise InputError(f"streams need names of their own, got {list(self.streams)}")
+        return self
+
+    def verbs(self) -> Sequence[nn.Module]:
+        """What is done with the streams, one after the other."""
+        raise NotImplementedError
+
+    def build(self) -> SchemeTrunk:
+        return SchemeTrunk(self)
+
+
+@spec("early-sum")
+class EarlySum(Scheme):
+    """T(a Z1 + b Z2): streams of equal length, or stretched to the longest ("nearest" or "linear")."""
+
+    joint: Part[Trunk]
+    stretch: Stretch | None = None
+
+    def verbs(self) -> Sequence[nn.Module]:
+        return [Sum(len(self.streams), self.stretch), Each(1, self.joint)]
+
+
+@spec("early-concat")
+class EarlyConcat(Scheme):
+    """T([Z1; Z2]): every token looks at the tokens of all streams."""
+
+    joint: Part[Trunk]
+
+    def verbs(self) -> Sequence[nn.Module]:
+        return [Concat(), Each(1, self.joint)]
+
+
+@spec("many-to-one")
+class ManyToOne(Scheme):
+    """T([T1(Z1); T2(Z2)]): each stream alone, then all together."""
+
+    own: Part[Trunk]
+    joint: Part[Trunk]
+
+    def verbs(self) -> Sequence[nn.Module]:
+        return [Each(len(self.streams), self.own), Concat(), Each(1, self.joint)]
+
+
+@spec("one-to-many")
+class OneToMany(Scheme):
+    """Ti(T([Z1; Z2])_i): all together, then each stream alone."""
+
+    joint: Part[Trunk]
+    own: Part[Trunk]
+
+    def verbs(self) -> Sequence[nn.Module]:
+        return [Concat(), Each(1, self.joint), Split(), Each(len(self.streams), self.own)]
+
+
+class Crossing(Scheme):
+    """Role: a scheme in which streams look at each other."""
+
+    own: Part[Stack]
+
+    @model_validator(mode="after")
+    def _two_at_least(self):
+        if len(self.streams) < 2:
+            raise InputError(f"in '{self.kind}' streams look at each other, so there must be two; there is one")
+        return self
+
+
+@spec("cross")
+class CrossAttention(Crossing):
+    """T1(Z1 | Z2), T2(Z2 | Z1): each stream asks all others; its queries stay its own."""
+
+    def verbs(self) -> Sequence[nn.Module]:
+        return [Cross(len(self.streams), self.own)]
+
+
+@spec("cross-to-concat")
+class CrossToConcat(Crossing):
+    """T([T1(Z1 | Z2); T2(Z2 | Z1)]): each stream asks all others, then all together."""
+
+    joint: Part[Trunk]
+
+    def verbs(self) -> Sequence[nn.Module]:
+        return [Cross(len(self.streams), self.own), Concat(), Each(1, self.joint)]
+
+
+@spec("bottleneck")
+class BottleneckFusion(Scheme):
+    """Each stream alone (own), then together through a few tokens between them (after); see `Bottleneck`."""
+
+    own: Part[Trunk]
+    after: Part[Stack]
+    tokens: int = Field(4, ge=1)
+
+    def verbs(self) -> Sequence[nn.Module]:
+        streams = len(self.streams)
+        return [Each(streams, self.own), Bottleneck(streams, self.after, self.tokens)]
+
+
+class SchemeTrunk(nn.Module):
+    """Tokens with a span a stream -> Tokens, fused; spans are those of the streams, or of their sum."""
+
+    def __init__(self, s: Scheme):
+        super().__init__()
+        self.streams = s.streams
+        self.verbs = nn.ModuleList(s.verbs())
+
+    def forward(self, tokens: Tokens) -> Tokens:
+        assert tuple(name for name, _, _ in tokens.spans) == self.streams, (tokens.spans, self.streams)
+        flow = parted(tokens)
+        for verb in self.verbs:
+            flow = verb(flow)
+        return flow[ALL] if list(flow) == [ALL] else joined(flow)
+
+
+def stretched(tokens: Tokens, length: int, how: Stretch) -> Tokens:
+    """The kept tokens of each row, which stand in front, drawn out (or drawn together) to `length`, all kept.
+
+    Token t is read at place (t + 1/2) m / length - 1/2 of m kept ones: the nearest, or both neighbours, weighed.
+    """
+    x = tokens.x
+    m = kept(tokens).sum(dim=1, keepdim=True).float()
+    at = torch.arange(length, device=x.device) + 0.5
+    place = (at * m / length - 0.5).clamp(min=0).minimum(m - 1)
+    low = place.round() if how == "nearest" else place.floor()
+    low, share = low.long(), rearrange(place - low, "b t -> b t 1").to(x.dtype)
+    there = repeat(low, "b t -> b t d", d=x.shape[2])
+    read = x.gather(1, there)
+    if how == "linear":
+        above = repeat((low + 1).minimum(m.long() - 1), "b t -> b t d", d=x.shape[2])
+        read = torch.lerp(read, x.gather(1, above), share)
+    return Tokens(read)
+
+
+def _others(parts: Sequence[Tensor], i: int) -> Tensor:
+    """All but the i-th, one behind the other."""
+    return torch.cat([part for j, part in enumerate(parts) if j != i], dim=1)
+
+
+def _and_all(keep: Tensor, more: int) -> Tensor:
+    """b n -> b (n + more): what follows is kept."""
+    return torch.cat([keep, keep.new_ones(len(keep), more)], dim=1)
