@@ -1,4 +1,4 @@
-"""VGG's head: two hidden layers that read a whole raster, and a score for every class."""
+"""VGG head: two hidden layers that read a whole raster, and a score for every class."""
 
 from __future__ import annotations
 
