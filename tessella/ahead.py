@@ -24,9 +24,9 @@ THREADS = 4
 
 
 def computed(
-    items: Iterable[T], read: Callable[[T], Tensor], compute: Callable[[Tensor], Tensor], batch: int = 32
-) -> Iterator[Tensor | InputError]:
-    """One row of `compute` for each item in order, on the CPU, or why it has none.
+    items: Iterable[T], read: Callable[[T], Tensor], compute: Callable[[Tensor], Iterable[A]], batch: int = 32
+) -> Iterator[A | InputError]:
+    """One answer of `compute` for each item in order (rows of a tensor on the CPU), or why it has none.
 
     `read` makes an item's tensor, an InputError of it being that item's answer; the next batch is read while `compute`
     works on a stack of those before. InputErrors of `compute` itself, which no item could please, are raised.
@@ -49,7 +49,8 @@ def computed(
             if not done:
                 return
             good = [one for one in done if isinstance(one, Tensor)]
-            rows = iter(compute(torch.stack(good)).cpu() if good else ())
+            answers = compute(torch.stack(good)) if good else ()
+            rows = iter(answers.cpu() if isinstance(answers, Tensor) else answers)
             yield from (next(rows) if isinstance(one, Tensor) else one for one in done)
 
 

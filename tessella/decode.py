@@ -9,10 +9,11 @@ from typing import Literal
 
 import torch
 from einops import rearrange
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from tessella.errors import InputError
+from tessella.repeats import unrepeated
 from tessella.spec import Spec, spec
 from tessella.state import State
 
@@ -52,6 +53,8 @@ class Decoding(Spec):
     """gnmt: ((5 + length) / 6)^alpha (Wu et al. 2016, eq. 14); power: length^alpha."""
     ratio: float = 1.0
     extra: int = 50
+    no_repeat: int = Field(0, ge=0)
+    """Ids in a row that no answer may have twice (Paulus et al. 2018); 0 for no such rule."""
 
     @model_validator(mode="after")
     def _sensible(self):
@@ -74,6 +77,8 @@ def search(
     step: Step, state: State, how: Decoding, *, start: int, end: int, limits: Tensor, forbid: Sequence[int] = ()
 ) -> list[list[Hypothesis]]:
     """The nbest answers for each sentence, best first. Beam 1 is greedy search."""
+    if how.no_repeat:
+        step = unrepeated(step, how.no_repeat)
     if how.beam == 1:
         found = greedy(step, state, start=start, end=end, limits=limits, forbid=forbid, penalty=how.divisor)
         return [[one] for one in found]

@@ -26,7 +26,7 @@ from tessella.lesson import Lesson
 from tessella.match_scores import TOPS, retrieval
 from tessella.predict import opened
 from tessella.processes import launch, seed_all
-from tessella.recipes.matching import Matching, image_tower, with_text
+from tessella.recipes.matching import CaptionedImages, Matching, image_tower, with_text
 from tessella.recipes.named import to_yaml
 from tessella.recipes.vision import Classification
 from tessella.runs import RunFolder
@@ -147,18 +147,22 @@ def validate(source: Source, captions: Sayings, recipe: Matching, model: nn.Modu
 
 def read_pairs(recipe: Matching, data: Path, quarantine: Quarantine) -> Pairs:
     """The data as the recipe wants it; pictures and captions that cannot be used are set aside and named."""
-    what = recipe.data
+    patch = getattr(image_tower(recipe.model).stem, "patch", 1)
+    return pairs_of(recipe.data, data, quarantine, recipe.loop.seed, patch)
+
+
+def pairs_of(what: CaptionedImages, data: Path, quarantine: Quarantine, seed: int, smallest: int) -> Pairs:
+    """The same, by what is to be read; pictures of fewer rows or columns than `smallest` cannot be used."""
     training = read_captioned(data, what.train, what.columns, quarantine)
     if SPLIT_OF.get(what.validation.lower(), what.validation) in captioned_splits(data):
         validation = read_captioned(data, what.validation, what.columns, quarantine)
     else:
-        training, validation = training.held_out(what.held_out, recipe.loop.seed)
+        training, validation = training.held_out(what.held_out, seed)
     if what.limit and what.limit < len(training):
-        order = np.random.default_rng(recipe.loop.seed).permutation(len(training))
+        order = np.random.default_rng(seed).permutation(len(training))
         training = training.take(np.sort(order[: what.limit]))
-    patch = getattr(image_tower(recipe.model).stem, "patch", 1)
-    training = training.verified(quarantine, (patch, patch))
-    validation = validation.verified(quarantine, (patch, patch))
+    training = training.verified(quarantine, (smallest, smallest))
+    validation = validation.verified(quarantine, (smallest, smallest))
     quarantine.refuse_if_too_many(len(training) + len(validation) + len(quarantine), what.bad_share)
     return Pairs(training, validation)
 

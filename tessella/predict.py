@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from tessella.captioner import Captioner
 from tessella.classifier import Classifier
 from tessella.data.ids import Reading
 from tessella.errors import InputError
 from tessella.inference.prepare import prepare
 from tessella.matcher import Matcher
 from tessella.models import Model
+from tessella.recipes.captioning import Captioning
 from tessella.recipes.matching import Matching, text_stem
 from tessella.recipes.named import from_yaml
 from tessella.recipes.recipe import Recipe
@@ -96,10 +98,18 @@ def plain_matcher(run: RunFolder, recipe: Matching) -> Matcher:
     return Matcher(filled(recipe.model, run), recipe.image, Reading(tokenizer, recipe.length, recipe.begin))
 
 
+def captioner(run: RunFolder, recipe: Captioning, device: torch.device, dtype: str) -> Captioner:
+    """The Captioner of a run."""
+    words, model = Codec.load(run.path / "codec.json").target, recipe.model
+    fits_side("target", getattr(model, "target"), words, str(run.path))  # noqa: B009  # of every encoder-decoder
+    return Captioner(prepare(filled(model, run).to(device), dtype), recipe.image, words, recipe.decoding)
+
+
 PREDICTORS: dict[str, Callable[[RunFolder, Any, torch.device, str], Any]] = {
     "translation": translator,
     "classification": classifier,
     "matching": matcher,
+    "captioning": captioner,
 }
 """Kind of recipe -> what makes its predictor."""
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessella import classification, matching, translation
+from tessella import captioning, classification, matching, translation
 from tessella.errors import InputError
 from tessella.predict import opened
+from tessella.recipes import captioning as captions
 from tessella.recipes import matching as pairs
 from tessella.recipes import vision
 from tessella.recipes.named import changed, from_yaml, recipe
@@ -20,11 +21,13 @@ TRAINERS: dict[str, Callable[..., Any]] = {
     "translation": translation.train,
     "classification": classification.train,
     "matching": matching.train,
+    "captioning": captioning.train,
 }
 """Kind of recipe -> (recipe, data, out, resume, say) -> what was reached."""
 CHOOSERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "classification": (vision.begun, vision.chosen),
     "matching": (pairs.begun, pairs.chosen),
+    "captioning": (captions.begun, captions.chosen),
 }
 """Kind of recipe -> what makes of it (and the recipe of a run to begin with) one that fits that run; and what (and
 `Chosen`) one with these options."""

@@ -45,8 +45,13 @@ def freeze(model: nn.Module) -> None:
     """Only the head learns; all else stays in eval mode, whatever mode the model is put in."""
     for name, part in model.named_children():
         if name != "head":
-            part.requires_grad_(False).eval()
-            part.train = lambda mode=True, part=part: part
+            still(part)
+
+
+def still(part: nn.Module) -> None:
+    """It does not learn, and stays in eval mode."""
+    part.requires_grad_(False).eval()
+    part.train = lambda mode=True: part
 
 
 def _adapted(model: nn.Module, name: str, tensor: Tensor) -> Tensor:

@@ -1,0 +1,188 @@
+"""Captioning: the task: captioned images and a recipe in, a run folder that describes others out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from tessella.caption_scores import caption_scores
+from tessella.captioner import Captioner
+from tessella.classification import in_steps, in_time, source_of
+from tessella.data.caption_batches import CaptionData
+from tessella.data.ids import Reading, Sayings
+from tessella.data.picture_batches import Batch, PictureData, Source, in_order, stream
+from tessella.data.quarantine import Quarantine
+from tessella.errors import InputError
+from tessella.learner import learn
+from tessella.lesson import Lesson
+from tessella.matching import Pairs, pairs_of
+from tessella.predict import opened
+from tessella.processes import launch, seed_all
+from tessella.recipes.captioning import Captioning, with_words
+from tessella.recipes.matching import Matching
+from tessella.recipes.named import to_yaml
+from tessella.runs import RunFolder
+from tessella.text import Codec, train_codec
+from tessella.transfer import still, transfer
+
+AT_ONCE = 50
+"""Images described at once in validation."""
+
+
+def train(
+    recipe: Captioning, data: Path, out: Path, resume: bool = False, say: Callable[[str], None] = print
+) -> Mapping[str, Any]:
+    """Trains, or goes on with a training (resume), and leaves a complete run in `out`.
+
+    data: a folder, table or shards, see `CaptionedImages`. Returns the metric reached: {"metric", "best", "step"}.
+    Raises InputError for unusable data; Interrupted after Ctrl-C, with everything saved.
+    """
+    fabric = launch(recipe.loop)
+    first = fabric.is_global_zero
+    say = say if first else lambda line: None
+    if first and not resume:
+        RunFolder.require_vacant(out)
+    quarantine = Quarantine()
+    model_spec: Any = recipe.model
+    pairs = pairs_of(recipe.data, data, quarantine, recipe.loop.seed, getattr(model_spec.source, "patch", 1))
+    if first and resume:
+        _same_pairs(RunFolder.resume(out), pairs, data)
+    codec = Codec.load(out / "codec.json") if resume else _codec(recipe, pairs)  # each process learns the same one
+    words = codec.target
+    reading = Reading(words, recipe.length + 1, words.bos)
+    captions = Sayings.of(pairs.training.captions, reading)
+    cut = captions.ids.cut
+    say(
+        f"{len(captions):,} images with {len(captions.ids):,} captions to learn from, {len(pairs.validation):,} "
+        f"images to validate, {len(quarantine):,} set aside; {words.size:,} pieces"
+        f"{f'; {cut:,} captions are cut to {recipe.length} ids' if cut else ''}"
+    )
+    seed_all(recipe.loop.seed, 0)
+    filled = with_words(recipe.model, words.size, words.pad)
+    model = filled.build()
+    begin(model, recipe, say, resume)
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
+    lesson = lesson_of(recipe, model, captions, pairs, reading)
+    loop = in_steps(recipe.loop, len(pairs.training), recipe.batch)
+    schedule = in_time(recipe.schedule, loop, say)
+    if first and not resume:  # not before all that may be refused: the corrected command can have the same folder
+        run = RunFolder.create(out)
+        run.write("codec.json", codec.save)
+        run.write_text("recipe.yaml", to_yaml(recipe.replace(model=filled)))
+        run.write("quarantine.jsonl", quarantine.save)
+        run.note(data={"path": str(data), "sha256": pairs.training.fingerprint()})
+    fabric.barrier()
+    standing = learn(lesson, RunFolder(out), loop, recipe.optimizer, schedule, fabric)
+    say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
+    return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
+
+
+def begin(model: Any, recipe: Captioning, say: Callable[[str], None], resume: bool) -> None:
+    """The weights to start from, and what of the model does not learn."""
+    if recipe.start and not resume:
+        run, theirs = opened(recipe.start)
+        weights = run.weights()
+        if isinstance(theirs, Captioning):
+            transfer(model, weights, say)
+        else:
+            tower = "image." if isinstance(theirs, Matching) else ""
+            transfer(model.source, _below(weights, f"{tower}stem."), say)
+            transfer(model.encoder, _below(weights, f"{tower}trunk."), say)
+            say(f"it sees with the weights of {recipe.start}; what writes is fresh")
+    if recipe.freeze:
+        still(model.source)
+        still(model.encoder)
+
+
+def lesson_of(recipe: Captioning, model: nn.Module, captions: Sayings, pairs: Pairs, reading: Reading) -> Lesson:
+    """What the training loop has to know of this task."""
+    image, augment = recipe.image, recipe.augment
+    held = source_of(pairs.training.pictures, image, augment.crop != "resized")
+    data = Described(CaptionData(PictureData(held, image, augment, recipe.loop.seed), captions))
+    return Lesson(
+        model=model,
+        objective=recipe.objective,
+        batches=partial(stream, data, recipe.batch, workers=recipe.loop.workers),
+        validate=partial(
+            validate,
+            source_of(pairs.validation.pictures, image),
+            pairs.validation.captions,
+            reading,
+            recipe,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Described:
+    """Captioned pictures as source and target: {"source": float b v r c, "target": long b m (bos ... eos), "index"}."""
+
+    data: CaptionData
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def epoch(self, number: int, size: int) -> np.ndarray:
+        """The pictures of each batch of an epoch; see ``PictureData.epoch``."""
+        return self.data.epoch(number, size)
+
+    def batch(self, epoch: int, number: int, indices: Sequence[int]) -> Batch:
+        """One batch. Raises InputError that names a picture which cannot be read."""
+        batch = self.data.batch(epoch, number, indices)
+        return {"source": batch["image"], "target": batch["text"], "index": batch["index"]}
+
+
+def validate(
+    source: Source, captions: Sequence[Sequence[str]], reading: Reading, recipe: Captioning, model: nn.Module
+) -> dict[str, float]:
+    """Loss a piece of every image's first caption, and how the captions found for `judged` of the images score.
+
+    Those are spread evenly over all; each is compared with all that is said of it.
+    """
+    device = next(model.parameters()).device
+    describes = Captioner(model, recipe.image, reading.tokenizer, recipe.decoding)
+    judged = set(np.linspace(0, len(captions) - 1, min(recipe.judged, len(captions))).round().astype(int).tolist())
+    firsts = reading([several[0] for several in captions])
+    total, pieces, found = 0.0, 0, {}
+    for batch in in_order(source, recipe.image, AT_ONCE, recipe.loop.workers):
+        numbers, images = batch["index"].numpy(), batch["image"].to(device)
+        losses = recipe.objective(model, {"source": images, "target": firsts.padded(numbers).to(device)})
+        total += float(losses["loss"].detach()) * int(losses["weight"])
+        pieces += int(losses["weight"])
+        chosen = [place for place, number in enumerate(numbers.tolist()) if number in judged]
+        if chosen:
+            answers = describes.search(images[chosen])
+            found |= {int(numbers[place]): describes.spelled(one) for place, one in zip(chosen, answers, strict=True)}
+    order = sorted(found)
+    scores = caption_scores([found[number].text for number in order], [captions[number] for number in order])
+    told = {score.metric: score.value for score in scores.scores}
+    distinct = 100 * scores.distinct / len(order)
+    return {"loss": total / pieces, **told, "distinct": distinct, "degenerate": scores.degenerate}
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin so, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def _same_pairs(run: RunFolder, pairs: Pairs, data: Path) -> None:
+    before = run.manifest.get("data", {})
+    if before.get("sha256") != pairs.training.fingerprint():
+        raise InputError(f"the pairs in {data} are not those the run was begun with ({before.get('path')})")
+
+
+def _codec(recipe: Captioning, pairs: Pairs) -> Codec:
+    """That of the captioner to start from, else one learned from the captions."""
+    if recipe.start:
+        run, theirs = opened(recipe.start)
+        if isinstance(theirs, Captioning):
+            return Codec.load(run.path / "codec.json")
+    texts = [text for several in pairs.training.captions for text in several]
+    return train_codec(recipe.codec.replace(shared=True), texts, texts)
