@@ -84,7 +84,7 @@ def same_streams(stem: Stem, trunk: Trunk) -> None:
 
 
 @spec("language-model")
-class LanguageModel(Model):
+class Language(Model):
     """Text into words of the same text: those that are hidden in it (BERT), or every next one (GPT).
 
     head: "masked-word" or "next-word"; its weight is the embedding of the stem (Press and Wolf 2017).
@@ -99,17 +99,16 @@ class LanguageModel(Model):
         same("stem.dim", self.stem.dim, "trunk.dim", self.trunk.dim)
         same("trunk's width", self.trunk.width, "head.dim", getattr(self.head, "dim", None))
         same("stem.vocab", self.stem.vocab, "head.vocab", getattr(self.head, "vocab", None))
-        same("trunk's width", self.trunk.width, "stem.dim", self.stem.dim)
         return self
 
-    def build(self) -> LanguageModelModel:
-        return LanguageModelModel(self)
+    def build(self) -> LanguageModel:
+        return LanguageModel(self)
 
 
-class LanguageModelModel(nn.Module):
+class LanguageModel(nn.Module):
     """ids -> [stem] -> [trunk] -> [head] -> a score for every word, at every place."""
 
-    def __init__(self, s: LanguageModel):
+    def __init__(self, s: Language):
         super().__init__()
         self.stem = s.stem.build()
         self.trunk = s.trunk.build()

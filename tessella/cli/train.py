@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tessella.cli.options import CLASSIFIERS, ImageColumn, LabelColumn, Size, Threads, say, use_threads
+from tessella.cli.options import CLASSIFIERS, FUSIONS, ImageColumn, LabelColumn, Size, Threads, say, use_threads
 from tessella.errors import InputError
 
 
@@ -41,7 +41,18 @@ def train(
         str | None, typer.Option(help="Learn from this run, too.", metavar="RUN", rich_help_panel=CLASSIFIERS)
     ] = None,
     image_size: Size = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.", min=1, rich_help_panel=CLASSIFIERS)] = None,
+    batch: Annotated[int | None, typer.Option(help="Images or rows a step.", min=1, rich_help_panel=CLASSIFIERS)] = None,
+    label: Annotated[
+        str | None, typer.Option(help="The column to predict; A,B for several numbers.", rich_help_panel=FUSIONS)
+    ] = None,
+    scheme: Annotated[
+        str | None, typer.Option(help="How streams are fused: early-concat, cross-to-concat …", rich_help_panel=FUSIONS)
+    ] = None,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="What a column holds: NAME=image, sound, video, text, category, number, ignore.",
+                     metavar="NAME=KIND", rich_help_panel=FUSIONS),
+    ] = None,
 ) -> None:  # fmt: skip
     """Train a model by a recipe, with progress, validation and checkpoints; Ctrl-C stops it safely."""
     from tessella import tasks
@@ -51,7 +62,7 @@ def train(
     wanted = [f"batch={batch}"] if batch else []
     wanted += [f"loop.epochs={epochs}", "loop.steps=null"] if epochs else []
     wanted += [*(changes or []), *([f"loop.devices={devices}"] if devices else [])]
-    options = Chosen(model, image_size, start, freeze, teacher)
+    options = Chosen(model, image_size, start, freeze, teacher, label, scheme, tuple(kinds or ()))
     if resume is not None:
         if recipe or out or options != Chosen() or batch:
             raise InputError("--resume takes recipe, model and output folder from the run; leave them out")
@@ -115,7 +126,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
 ) -> None:
     """List the models of the zoo: parameters, multiply-adds, published accuracy, licence of the published weights."""
-    from tessella.zoo.catalog import MODELS, VOCAB, listing
+    from tessella.zoo.catalog import MODELS, VOCAB, listing, needs_vocabulary
 
     named = [name for name in MODELS if pattern in name]
     if not named:
@@ -128,11 +139,12 @@ def models(
     for row in listing(pattern):
         card, macs, top1 = row.card, f"{row.macs / 1e9:.2f} G" if row.macs else "–", "–"
         macs = f"{(row.macs or 0) / 1e9:.2f} + {row.text_macs / 1e9:.2f} G" if row.text_macs else macs
-        text |= card is None
+        joint = needs_vocabulary(row.name)
+        text |= joint
         if card and card.top1:
             sources += [] if card.source in sources else [card.source]
             top1 = f"{card.top1:.2f} [{sources.index(card.source) + 1}]"
-        line = f"{row.name:<{width}}  {row.parameters:>11,}{' ' if card else '*'}  {macs:>{work}}  {top1:<10}"
+        line = f"{row.name:<{width}}  {row.parameters:>11,}{'*' if joint else ' '}  {macs:>{work}}  {top1:<10}"
         typer.echo(f"{line}  {(card and card.licence) or '–'}")
     if sources:
         of = "one image and of one text" if pairs else "one image"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from tessella.dropout import Dropout
@@ -35,6 +37,10 @@ class Words(Stem):
     """The id that ends a text, for vocabularies without a padding of their own: what follows the first is not kept."""
     spread: float | None = None
     """Standard deviation of the embedding at first; None: 1 / sqrt(dim)."""
+    types: int = Field(0, ge=0)
+    """Kinds of token, each with a vector that is added, as in BERT: those of a first and of a second text; 0: none."""
+    norm: float | None = Field(None, gt=0)
+    """Epsilon of a LayerNorm behind the positions, as in BERT; None for no such norm."""
 
     def build(self) -> WordsStem:
         return WordsStem(self)
@@ -50,12 +56,21 @@ class WordsStem(nn.Module):
         self.embedding = nn.Embedding(s.vocab, s.dim)
         nn.init.normal_(self.embedding.weight, 0, s.dim**-0.5 if s.spread is None else s.spread)
         self.positions = s.positions.build(s.dim)
+        self.types = nn.Embedding(s.types, s.dim) if s.types else None
+        if self.types is not None:
+            nn.init.normal_(self.types.weight, 0, 0.02)
+        self.norm = nn.Identity() if s.norm is None else nn.LayerNorm(s.dim, s.norm)
         self.drop = Dropout(s.dropout)
 
-    def forward(self, ids: Tensor, start: int = 0) -> Tokens:
-        """start: the position of the first id, when earlier ones were read before."""
-        x = self.positions(self.embedding(ids) * self.scale, start)
-        return Tokens(self.drop(x), keep=self.kept(ids))
+    def forward(self, ids: Tensor, start: int = 0, types: Tensor | None = None) -> Tokens:
+        """start: the position of the first id, when earlier ones were read before.
+
+        types: long b n, the kind of each token of a stem that has kinds; None: all are of the first.
+        """
+        x = self.embedding(ids) * self.scale
+        if self.types is not None:
+            x = x + self.types(torch.zeros_like(ids) if types is None else types)
+        return Tokens(self.drop(self.norm(self.positions(x, start))), keep=self.kept(ids))
 
     def kept(self, ids: Tensor) -> Tensor:
         """long b n -> bool b n: which ids are of the text."""

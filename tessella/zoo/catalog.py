@@ -14,7 +14,7 @@ from torch import nn
 from tessella.errors import InputError, did_you_mean
 from tessella.models import Model, Towers
 from tessella.spec import explain
-from tessella.zoo import bit, clip, cvt, deit, regnet, resnet, swin, vgg, vit
+from tessella.zoo import bert, bit, clip, cvt, deit, gpt2, regnet, resnet, swin, vgg, vit
 from tessella.zoo.card import Card
 from tessella.zoo.counts import multiply_adds, parameters
 from tessella.zoo.seq2seq import seq2seq
@@ -22,6 +22,8 @@ from tessella.zoo.transformer import SIZES, transformer
 
 VISION = (vit, deit, swin, cvt, resnet, bit, regnet, vgg)
 """Pages of models that classify images."""
+LANGUAGE = {**bert.VARIANTS, **gpt2.VARIANTS}
+"""Models that learn from texts alone: name -> function of (vocab, ...)."""
 
 MODELS: dict[str, Callable[..., Model]] = {
     **{f"transformer_{size}": partial(transformer, size) for size in SIZES},
@@ -32,6 +34,7 @@ MODELS: dict[str, Callable[..., Model]] = {
         for suffix, attention in {"": "none", "_additive": "additive", "_dot": "dot", "_general": "general"}.items()
     },
     **{name: make for page in (*VISION, clip) for name, make in page.VARIANTS.items()},
+    **LANGUAGE,
 }
 """name -> function of the remaining arguments (vocab, or classes, image_size ...) -> Spec."""
 
@@ -95,14 +98,14 @@ class Listed(NamedTuple):
 
 
 def listing(pattern: str = "") -> Iterator[Listed]:
-    """Every model whose name contains the pattern, counted; models of text with one vocabulary of `VOCAB` pieces."""
+    """Every model whose name contains the pattern, counted; translators with one vocabulary of `VOCAB` pieces."""
     for name, make in MODELS.items():
         if pattern not in name:
             continue
         page = inspect.getmodule(getattr(make, "func", make))
         about = (page.__doc__ or "").splitlines()[0] if page else ""
         card = CARDS.get(name)
-        spec = model_spec(name, {} if card else {"vocab": VOCAB})
+        spec = model_spec(name, {"vocab": VOCAB} if needs_vocabulary(name) else {})
         image, macs, text_macs = getattr(spec, "image", spec), None, None
         if card:
             macs = multiply_adds(image, (1, channels(image), card.size, card.size))
@@ -110,6 +113,12 @@ def listing(pattern: str = "") -> Iterator[Listed]:
             length = spec.text.stem.positions.length  # pyright: ignore[reportAttributeAccessIssue]  # of our own pages
             text_macs = multiply_adds(spec.text, (1, length), dtype=torch.long)
         yield Listed(name, parameters(spec), macs, text_macs, card, about)
+
+
+def needs_vocabulary(name: str) -> bool:
+    """Whether a model of text has no vocabulary that it usually comes with."""
+    vocab = inspect.signature(MODELS[name]).parameters.get("vocab")
+    return vocab is not None and vocab.default is vocab.empty
 
 
 def channels(spec: Model) -> int:
