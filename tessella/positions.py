@@ -91,6 +91,18 @@ class SinCosGrid(GridPositions):
         return SinCosGridPositions(dim, special)
 
 
+@spec("time-and-place")
+class TimeAndPlace(GridPositions):
+    """Of rasters whose rows are moments, as many as there may be: fixed sines and cosines of the moment (Vaswani et al.
+    2017, sec. 3.5) and a trained vector for each place in a row, N(0, spread) at first.
+    """
+
+    spread: float = 0.02
+
+    def build(self, dim: int, grid: Grid, special: int) -> nn.Module:
+        return TimeAndPlacePositions(dim, grid[1], special, self.spread)
+
+
 class Unplaced(nn.Module):
     """x as it is."""
 
@@ -169,6 +181,26 @@ class SinCosGridPositions(nn.Module):
         rows, cols = rows[:, None].expand(*grid, -1), cols[None].expand(*grid, -1)
         table = rearrange(torch.cat([rows, cols], dim=-1), "r c d -> (r c) d")
         return x + torch.cat([table.new_zeros(self.special, self.dim), table])
+
+
+class TimeAndPlacePositions(nn.Module):
+    """x + time[row] + place[column]; tokens in front of the raster get nothing. A moment's own is the same in any grid.
+
+    So padding behind the last moment changes nothing, which resizing to the longest of a batch would not grant.
+    """
+
+    def __init__(self, dim: int, places: int, special: int, spread: float = 0.02):
+        super().__init__()
+        self.special = special
+        self.time = SinusoidalPositions(dim, "halves")
+        self.place = nn.Parameter(torch.empty(places, dim))
+        nn.init.trunc_normal_(self.place, std=spread)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        front, raster = x[:, : self.special], x[:, self.special :]
+        moments = self.time(raster.new_zeros(1, grid[0], raster.shape[2]))
+        table = rearrange(moments, "1 r d -> r 1 d") + self.place.to(x.dtype)
+        return torch.cat([front, raster + rearrange(table, "r c d -> (r c) d")], dim=1)
 
 
 def resized(table: Tensor, old: Grid, new: Grid, special: int = 0) -> Tensor:

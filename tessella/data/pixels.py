@@ -46,7 +46,7 @@ HALVES = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 class Unreadable(InputError):
-    """A picture that cannot be used; ``reason`` is the same for all that fail alike, so that it can be counted."""
+    """A picture, sound or video that cannot be used; ``reason`` is one for all that fail alike, and can be counted."""
 
     def __init__(self, where: str, reason: str, detail: str = ""):
         super().__init__(f"{where} is not usable: {reason}{f' ({detail})' if detail else ''}")
@@ -116,7 +116,7 @@ Source = bytes | str | os.PathLike[str]
 
 def header(source: Source, limit: int = PIXELS) -> Header:
     """Format and size of a picture, without decoding it. Raises Unreadable for what ``decode`` would refuse unseen."""
-    with _opened(source, limit) as image:
+    with opened(source, limit) as image:
         return Header(image.format or "", image.mode, image.height, image.width)
 
 
@@ -130,12 +130,12 @@ def decode(
     size as long as both sides stay at least twice as long: quick for photos, and nearly the same once resized.
     Raises Unreadable, an InputError, with a plain reason for anything that is no whole picture.
     """
-    with _opened(source, limit) as image:
+    with opened(source, limit) as image:
         if wanted is not None:
             side = 2 * max(wanted)
             image.draft("RGB" if channels == 3 else "L", (side, side))  # does nothing unless it is a JPEG
         image.load()
-        picture = _eight_bits(image, "RGB" if channels == 3 else "L")
+        picture = eight_bits(image, "RGB" if channels == 3 else "L")
         turn = TURNS.get(_orientation(image))
     return picture if turn is None else picture.transpose(turn)
 
@@ -206,10 +206,10 @@ def _array(
 
 
 @contextmanager
-def _opened(source: Source, limit: int) -> Iterator[Image.Image]:
+def opened(source: Source, limit: int) -> Iterator[Image.Image]:
     """The one place where a file meets Pillow: whatever its decoders say comes out as Unreadable."""
     where = "the picture" if isinstance(source, bytes) else os.fspath(source)
-    with _stream(source, where) as file:
+    with stream(source, where) as file:
         try:
             with Image.open(file, formats=FORMATS) as image:
                 if image.width * image.height > limit:
@@ -228,7 +228,8 @@ def _opened(source: Source, limit: int) -> Iterator[Image.Image]:
             raise Unreadable(where, "truncated image" if cut else "broken image", str(error)[:200]) from None
 
 
-def _stream(source: Source, where: str) -> io.BufferedIOBase:
+def stream(source: Source, where: str, limit: int = FILE_BYTES) -> io.BufferedIOBase:
+    """A regular file of at most ``limit`` bytes, or bytes, to be read. Raises Unreadable, which names it ``where``."""
     if isinstance(source, bytes):
         size = len(source)
         file = io.BytesIO(source)
@@ -241,9 +242,9 @@ def _stream(source: Source, where: str) -> io.BufferedIOBase:
             file = path.open("rb")
         except OSError as error:
             raise Unreadable(where, "file cannot be opened", error.strerror or "") from None
-    if not 0 < size <= FILE_BYTES:
+    if not 0 < size <= limit:
         file.close()
-        raise Unreadable(where, "empty file" if size == 0 else f"over {FILE_BYTES >> 20} MiB")
+        raise Unreadable(where, "empty file" if size == 0 else f"over {limit >> 20} MiB")
     return file
 
 
@@ -254,7 +255,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _eight_bits(image: Image.Image, mode: str) -> Image.Image:
+def eight_bits(image: Image.Image, mode: str) -> Image.Image:
+    """A picture as Pillow opened it, in RGB or L: 16 bits scaled, what is transparent on white."""
     if image.mode.startswith(("I", "F")):
         image = _scaled(image)
     elif image.has_transparency_data:
