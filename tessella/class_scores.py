@@ -96,7 +96,7 @@ def report(logits: np.ndarray, labels: np.ndarray, names: Sequence[str], tempera
     probabilities, answers = softmax(logits), logits.argmax(axis=1)
     table = confusion(labels, answers, len(names))
     present = table.sum(axis=1) > 0
-    scores = [_class_score(table, i, names) for i in np.flatnonzero(present).tolist()]
+    scores = [class_score(table, i, names) for i in np.flatnonzero(present).tolist()]
     return ClassReport(
         images=len(labels),
         top1=float((answers == labels).mean()),
@@ -134,21 +134,31 @@ def confusion(labels: np.ndarray, answers: np.ndarray, classes: int) -> np.ndarr
 def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Calibration:
     """Of probabilities n k and labels n. A bin without images is left out."""
     n = np.arange(len(labels))
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    made = binned(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
+    apart = probabilities.copy()
+    apart[n, labels] -= 1
+    return Calibration(
+        ece=calibration_error(made),
+        nll=float(-np.log(np.maximum(probabilities[n, labels], np.finfo(float).tiny)).mean()),
+        brier=float((apart**2).sum(axis=1).mean()),
+        bins=made,
+    )
+
+
+def binned(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> list[Bin]:
+    """Answers by their probability n, with whether they are right n. A bin without answers is left out."""
     number = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     made = []
     for one in np.unique(number).tolist():
         inside = number == one
         mean = float(confidence[inside].mean()), float(right[inside].mean())
         made.append(Bin(one / bins, (one + 1) / bins, int(inside.sum()), *mean))
-    apart = probabilities.copy()
-    apart[n, labels] -= 1
-    return Calibration(
-        ece=sum(b.images * abs(b.accuracy - b.confidence) for b in made) / len(labels),
-        nll=float(-np.log(np.maximum(probabilities[n, labels], np.finfo(float).tiny)).mean()),
-        brier=float((apart**2).sum(axis=1).mean()),
-        bins=made,
-    )
+    return made
+
+
+def calibration_error(bins: list[Bin]) -> float:
+    """|accuracy - confidence|, mean over answers."""
+    return sum(b.images * abs(b.accuracy - b.confidence) for b in bins) / sum(b.images for b in bins)
 
 
 def fitted_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -209,7 +219,8 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * math.fsum(map(math.exp, logs)))
 
 
-def _class_score(table: np.ndarray, i: int, names: Sequence[str]) -> ClassScore:
+def class_score(table: np.ndarray, i: int, names: Sequence[str]) -> ClassScore:
+    """Of one class: its row and column of the confusions."""
     images, answered, right = int(table[i].sum()), int(table[:, i].sum()), int(table[i, i])
     wrong = table[i].copy()
     wrong[i] = 0
