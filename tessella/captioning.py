@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from tessella.caption_scores import caption_scores
 from tessella.captioner import Captioner
-from tessella.classification import in_steps, in_time, source_of
 from tessella.data.caption_batches import CaptionData
 from tessella.data.ids import Reading, Sayings
-from tessella.data.picture_batches import Batch, PictureData, Source, in_order, stream
+from tessella.data.picture_batches import Batch, PictureData, Source, in_order, source_of, stream
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 from tessella.learner import learn
@@ -28,6 +27,7 @@ from tessella.recipes.captioning import Captioning, with_words
 from tessella.recipes.matching import Matching
 from tessella.recipes.named import to_yaml
 from tessella.runs import RunFolder
+from tessella.sitting import in_steps, in_time
 from tessella.text import Codec, train_codec
 from tessella.transfer import still, transfer
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessella.decode import Decoding, beam, greedy, search
+from tessella.repeats import completions, degenerate
 from tessella.state import State
 
 START, END = 0, 1
@@ -113,3 +114,88 @@ def test_longer_is_allowed_by_alpha():
 def test_senseless_settings_are_refused(bad):
     with pytest.raises(ValueError, match=r"must"):
         Decoding(**bad)
+
+
+def repeats(ids: list[int], n: int) -> bool:
+    """Whether an n-gram comes twice, by looking at all of them."""
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return len(set(grams)) < len(grams)
+
+
+def exhaustive_without_repeats(table, bias, limit: int, how: Decoding):
+    """Every sentence in which no n-gram comes twice; what would make one has no share of the probability."""
+    found, begun = [], [([], 0, START, 0.0)]
+    while begun:
+        ids, before, last, total = begun.pop()
+        logits = (table[before, last] + bias).clone()
+        for word in range(len(logits)):
+            if word != END and repeats([*ids, word], how.no_repeat):
+                logits[word] = float("-inf")
+        for word, logprob in enumerate(logits.log_softmax(-1).tolist()):
+            if logprob == float("-inf"):
+                continue
+            longer, length = ids if word == END else [*ids, word], len(ids) + 1
+            if word == END or length == limit:
+                found.append(((total + logprob) / how.divisor(length), longer))
+            else:
+                begun.append((longer, last, word, total + logprob))
+    return sorted(found, reverse=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3))
+def test_a_wide_beam_without_repeats_is_exhaustive(seed, n):
+    step, state, table, bias = fresh(2, 4, seed)
+    how = Decoding(beam=200, nbest=3, no_repeat=n)
+    found = search(step, state, how, start=START, end=END, limits=torch.tensor([5, 4]))
+    for i, limit in enumerate([5, 4]):
+        expected = exhaustive_without_repeats(table, bias[i], limit, how)[:3]
+        assert [h.ids for h in found[i]] == [ids for _, ids in expected]
+        assert [h.score for h in found[i]] == pytest.approx([score for score, _ in expected], abs=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 4), st.sampled_from([1, 3]))
+def test_no_ngram_comes_twice_where_it_is_forbidden(seed, n, width):
+    step, state, *_ = fresh(3, 9, seed)
+    limits = torch.full((3,), 8)
+    forbid = [START, END]  # so that answers are long; with single words forbidden, seven are left for eight places
+    plain = search(step, state, Decoding(beam=width), start=START, end=END, limits=limits - 1, forbid=forbid)
+    how = Decoding(beam=width, no_repeat=n)
+    found = search(step, state, how, start=START, end=END, limits=limits - 1, forbid=forbid)
+    assert not any(repeats(h.ids, n) for answers in found for h in answers)
+    for before, after in zip(plain, found, strict=True):
+        if width == 1 and not repeats(before[0].ids, n):
+            assert before[0].ids == after[0].ids  # what greedy search does not repeat, nothing was forbidden of
+
+
+def test_a_rule_that_never_applies_changes_nothing():
+    step, state, *_ = fresh(4, 7, 11)
+    limits = torch.tensor([9, 4, 7, 2])
+    found = [
+        search(step, state, Decoding(beam=4, nbest=2, no_repeat=n), start=START, end=END, limits=limits)
+        for n in (0, 10)
+    ]
+    assert found[0] == found[1]
+
+
+def test_completions_are_found_row_by_row():
+    rows, words = completions(torch.tensor([[5, 6, 7, 5, 6], [1, 2, 3, 4, 1]]), 3)
+    assert (rows.tolist(), words.tolist()) == ([0], [7])
+    rows, words = completions(torch.tensor([[5, 6, 5, 7, 5]]), 2)
+    assert (rows.tolist(), sorted(words.tolist())) == ([0, 0], [6, 7])
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        ("", True),
+        ("a dog dog runs", True),
+        ("a man in a man in a hat", True),
+        ("Two Two dogs", True),
+        ("a man in a red shirt and a man in a blue shirt", False),
+        ("a dog is running .", False),
+    ],
+)
+def test_degenerate_texts_say_something_twice_in_a_row(text, lost):
+    assert degenerate(text) is lost
