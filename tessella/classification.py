@@ -20,9 +20,7 @@ from tessella.data.picture_batches import PictureData, Source, in_order, source_
 from tessella.data.pictures import Pictures, held_out, read_pictures, splits, verify
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
-from tessella.learner import learn
 from tessella.lesson import Lesson
-from tessella.loop import LoopSpec
 from tessella.models import Model
 from tessella.objectives import Distill
 from tessella.predict import opened, plain_classifier
@@ -30,7 +28,7 @@ from tessella.processes import launch, seed_all
 from tessella.recipes.named import to_yaml
 from tessella.recipes.vision import Classification
 from tessella.runs import RunFolder
-from tessella.schedules import Schedule
+from tessella.sitting import Sitting
 from tessella.teacher import Remembered, Taught, Teacher
 from tessella.transfer import freeze, transfer
 
@@ -64,14 +62,11 @@ def train(
     """
     if isinstance(recipe.objective, Distill) and recipe.teacher is None:
         raise InputError("there is no teacher to learn from; name one with --teacher RUN")
-    fabric = launch(recipe.loop)
-    first = fabric.is_global_zero
-    say = say if first else lambda line: None
-    if first and not resume:
-        RunFolder.require_vacant(out)
+    sitting = Sitting(launch(recipe.loop), out, resume, say)
+    say = sitting.say
     quarantine = Quarantine()
     images = read_images(recipe, data, quarantine)
-    if first and resume:
+    if sitting.first and resume:
         _same_images(RunFolder.resume(out), images, data)
     for line in images.told(len(quarantine)):
         say(line)
@@ -81,35 +76,8 @@ def train(
         transfer(model, opened(recipe.start)[0].weights(), say)
     if recipe.freeze:
         freeze(model)
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
-    lesson = lesson_of(recipe, model, images)
-    loop = in_steps(recipe.loop, len(images.training), recipe.batch)
-    schedule = in_time(recipe.schedule, loop, say)
-    if first and not resume:  # not before all that may be refused: the corrected command can have the same folder
-        _begin(RunFolder.create(out), recipe, images, quarantine, data)
-    fabric.barrier()
-    standing = learn(lesson, RunFolder(out), loop, recipe.optimizer, schedule, fabric)
-    say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
-    return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
-
-
-def in_steps(loop: LoopSpec, images: int, batch: int) -> LoopSpec:
-    """A training counted in epochs, in steps as well, which a schedule wants to know."""
-    if loop.steps is not None or loop.epochs is None:
-        return loop
-    batches = loop.epochs * max(1, images // batch)  # what is left of an epoch beside whole batches is left out
-    return loop.replace(steps=-(-batches // (loop.accumulate * loop.devices)))
-
-
-def in_time(schedule: Schedule, loop: LoopSpec, say: Callable[[str], None]) -> Schedule:
-    """A schedule whose warm-up is over after a tenth of a training that is not four times as long."""
-    warmup = getattr(schedule, "warmup", 0)
-    if loop.steps is None or 4 * warmup <= loop.steps:
-        return schedule
-    shorter = max(1, loop.steps // 10)
-    say(f"warm-up, in steps: {shorter} instead of {warmup}, for the training has only {loop.steps}")
-    return schedule.replace(warmup=shorter)
+    begin = partial(_begin, recipe=recipe, images=images, quarantine=quarantine, data=data)
+    return sitting.learned(lesson_of(recipe, model, images), recipe, len(images.training), begin)
 
 
 def lesson_of(recipe: Classification, model: nn.Module, images: Images) -> Lesson:

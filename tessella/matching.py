@@ -11,17 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from tessella.classification import in_steps, in_time, source_of
 from tessella.contrast import Contrast
 from tessella.data.caption_batches import CaptionData
 from tessella.data.captioned import Captioned, captioned_splits, read_captioned
 from tessella.data.ids import Reading, Sayings
 from tessella.data.layouts import SPLIT_OF
-from tessella.data.picture_batches import PictureData, Source, in_order, stream
+from tessella.data.picture_batches import PictureData, Source, in_order, source_of, stream
 from tessella.data.pixels import normalised
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
-from tessella.learner import learn
 from tessella.lesson import Lesson
 from tessella.match_scores import TOPS, retrieval
 from tessella.predict import opened
@@ -30,6 +28,7 @@ from tessella.recipes.matching import CaptionedImages, Matching, image_tower, wi
 from tessella.recipes.named import to_yaml
 from tessella.recipes.vision import Classification
 from tessella.runs import RunFolder
+from tessella.sitting import Sitting
 from tessella.text import Codec, train_codec
 from tessella.transfer import freeze, transfer
 
@@ -49,14 +48,11 @@ def train(
     data: a folder, table or shards, see `CaptionedImages`. Returns the metric reached: {"metric", "best", "step"}.
     Raises InputError for unusable data; Interrupted after Ctrl-C, with everything saved.
     """
-    fabric = launch(recipe.loop)
-    first = fabric.is_global_zero
-    say = say if first else lambda line: None
-    if first and not resume:
-        RunFolder.require_vacant(out)
+    sitting = Sitting(launch(recipe.loop), out, resume, say)
+    say = sitting.say
     quarantine = Quarantine()
     pairs = read_pairs(recipe, data, quarantine)
-    if first and resume:
+    if sitting.first and resume:
         _same_pairs(RunFolder.resume(out), pairs, data)
     codec = Codec.load(out / "codec.json") if resume else _codec(recipe, pairs)  # each process learns the same one
     reading = Reading(codec.source, recipe.length, recipe.begin)
@@ -72,17 +68,9 @@ def train(
     begin(model, recipe, say, resume)
     if isinstance(recipe.objective, Contrast):
         recipe.objective.fits(model, recipe.batch)
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
     lesson = lesson_of(recipe, model, captions, pairs, reading)
-    loop = in_steps(recipe.loop, len(pairs.training), recipe.batch)
-    schedule = in_time(recipe.schedule, loop, say)
-    if first and not resume:  # not before all that may be refused: the corrected command can have the same folder
-        _begin(RunFolder.create(out), recipe, pairs, codec, quarantine, data)
-    fabric.barrier()
-    standing = learn(lesson, RunFolder(out), loop, recipe.optimizer, schedule, fabric)
-    say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
-    return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
+    start = partial(_begin, recipe=recipe, pairs=pairs, codec=codec, quarantine=quarantine, data=data)
+    return sitting.learned(lesson, recipe, len(pairs.training), start)
 
 
 def begin(model: nn.Module, recipe: Matching, say: Callable[[str], None], resume: bool) -> None:
