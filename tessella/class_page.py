@@ -12,7 +12,7 @@ from PIL import Image
 
 from tessella.charts import bar_chart, heat_map
 from tessella.class_evaluate import Compared, Judged
-from tessella.class_scores import softmax
+from tessella.class_scores import ClassReport, softmax
 from tessella.data.pixels import fitted
 from tessella.overlays import enlarged
 from tessella.report import Cell, Chapter, Report
@@ -38,17 +38,18 @@ def save_page(found: Sequence[Judged], differences: Sequence[Compared], data: st
             chapter.text(f"**Set aside and not scored**: {told}.")
         if r.absent:
             chapter.text(f"**Without an image here**, and counted nowhere: {', '.join(r.absent)}.")
-        _reliability(chapter, one)
-        _confusions(chapter, one)
+        reliability(chapter, r)
+        confusions(chapter, r, one.classifier.classes)
         _mistakes(chapter, one)
-        _classes(chapter, one)
+        by_class(chapter, r)
     if differences:
         _differences(report, found[0].run, differences)
     return report.save(out)
 
 
-def _reliability(chapter: Chapter, one: Judged) -> None:
-    bins = one.report.calibration.bins
+def reliability(chapter: Chapter, report: ClassReport) -> None:
+    """Probability and accuracy side by side, from unsure to sure."""
+    bins = report.calibration.bins
     groups = [f"{bin.low:.2f}–{bin.high:.2f}" if len(bins) <= 8 else f"≤{bin.high:.2f}" for bin in bins]
     series = {"accuracy": [bin.accuracy for bin in bins], "probability": [bin.confidence for bin in bins]}
     chart = bar_chart(groups, series, "probability of the answer", "share", [bin.images for bin in bins], percent=True)
@@ -56,14 +57,15 @@ def _reliability(chapter: Chapter, one: Judged) -> None:
     chapter.figure(chart, "Of answers given with about the same probability, how many were right.")
 
 
-def _confusions(chapter: Chapter, one: Judged) -> None:
-    counts, names = np.array(one.report.confusion), one.classifier.classes
+def confusions(chapter: Chapter, report: ClassReport, names: Sequence[str], things: str = "images") -> None:
+    """Of few classes the matrix, of many the most frequent confusions; things: what has a class."""
+    counts = np.array(report.confusion)
     chapter.heading("What was taken for what")
     if len(names) <= CLASSES:
         there = np.flatnonzero(counts.sum(axis=1))
         shares = counts[there] / counts[there].sum(axis=1, keepdims=True)
         chart = heat_map([names[i] for i in there], names, shares.tolist(), "confusion")
-        chapter.figure(chart, "Rows are what the images show, columns what was answered; each row sums to 1.")
+        chapter.figure(chart, f"Rows are the {things} of a class, columns what was answered; each row sums to 1.")
         return
     wrong = counts * ~np.eye(len(names), dtype=bool)
     rows: list[list[Cell]] = []
@@ -71,7 +73,7 @@ def _confusions(chapter: Chapter, one: Judged) -> None:
         if wrong.flat[place]:
             label, answer = divmod(place, len(names))
             rows.append([names[label], names[answer], int(wrong.flat[place])])
-    chapter.table(["image of", "taken for", "images"], rows)
+    chapter.table([f"{things} of", "taken for", "count"], rows)
 
 
 def _mistakes(chapter: Chapter, one: Judged) -> None:
@@ -100,10 +102,11 @@ def _mistakes(chapter: Chapter, one: Judged) -> None:
     chapter.table(["", "image", "label", "answer", "probability"], rows)
 
 
-def _classes(chapter: Chapter, one: Judged) -> None:
-    rows = [[c.name, c.images, c.precision, c.recall, c.f1, c.mistaken_for or "–"] for c in one.report.classes]
+def by_class(chapter: Chapter, report: ClassReport, things: str = "images") -> None:
+    """A row a class."""
+    rows = [[c.name, c.images, c.precision, c.recall, c.f1, c.mistaken_for or "–"] for c in report.classes]
     chapter.heading("Class by class")
-    chapter.table(["class", "images", "precision", "recall", "F1", "most often taken for"], rows)
+    chapter.table(["class", things, "precision", "recall", "F1", "most often taken for"], rows)
 
 
 def _differences(report: Report, first: str, differences: Sequence[Compared]) -> None:

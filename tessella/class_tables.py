@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -11,6 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from tessella.class_evaluate import Compared, Judged
+from tessella.class_scores import ClassReport
+from tessella.data.quarantine import Quarantine
 
 EVERY_CLASS = 20
 """So many classes are all shown; of more, those that are found worst."""
@@ -24,9 +26,9 @@ def show_judged(found: Sequence[Judged], differences: Sequence[Compared], split:
     """Prints what a person asks first, the classes, what was taken for what, and what was set aside."""
     console = Console()
     console.print(overall(found, split))
-    console.print(by_class(found))
+    console.print(by_class({one.run: one.report for one in found}))
     for one in found:
-        table = confusions(one)
+        table = confusions(one.run, one.report, one.classifier.classes)
         if table is not None:
             console.print(table)
     if differences:
@@ -53,16 +55,16 @@ def overall(found: Sequence[Judged], split: str | None) -> Table:
     return table
 
 
-def by_class(found: Sequence[Judged]) -> Table:
-    """Precision, recall and F1 of one run, or the F1 of several side by side."""
-    first = found[0].report
+def by_class(reports: Mapping[str, ClassReport], things: str = "images") -> Table:
+    """Precision, recall and F1 of one run, or the F1 of several side by side; things: what has a class."""
+    first = next(iter(reports.values()))
     few = len(first.classes) <= EVERY_CLASS
     chosen = first.classes if few else sorted(first.classes, key=lambda one: (one.f1, one.name))[:WORST]
     title = "by class" if few else f"the {WORST} worst of {len(first.classes)} classes"
-    table = Table(title=f"{title}{'' if len(found) == 1 else ', F1'}")
+    table = Table(title=f"{title}{'' if len(reports) == 1 else ', F1'}")
     table.add_column("class", overflow="fold")
-    table.add_column("images", justify="right")
-    if len(found) == 1:
+    table.add_column(things, justify="right")
+    if len(reports) == 1:
         for column in ("precision", "recall", "F1"):
             table.add_column(column, justify="right")
         table.add_column("taken for")
@@ -70,21 +72,21 @@ def by_class(found: Sequence[Judged]) -> Table:
             scores = f"{one.precision:.3f}", f"{one.recall:.3f}", f"{one.f1:.3f}"
             table.add_row(escape(one.name), f"{one.images:,}", *scores, escape(one.mistaken_for or ""))
         return table
-    columns = [{one.name: one for one in run.report.classes} for run in found]
-    for run in found:
-        table.add_column(escape(run.run), justify="right", overflow="fold")
+    columns = [{one.name: one for one in report.classes} for report in reports.values()]
+    for run in reports:
+        table.add_column(escape(run), justify="right", overflow="fold")
     for one in chosen:
         scores = [f"{column[one.name].f1:.3f}" if one.name in column else "–" for column in columns]
         table.add_row(escape(one.name), f"{one.images:,}", *scores)
     return table
 
 
-def confusions(one: Judged) -> Table | None:
+def confusions(run: str, report: ClassReport, names: Sequence[str], things: str = "images") -> Table | None:
     """Of few classes the matrix, of many the most frequent confusions; None where nothing was confused."""
-    counts, names = np.array(one.report.confusion), one.classifier.classes
+    counts = np.array(report.confusion)
     if len(names) <= MATRIX:
-        told = "confusions: rows are the images, columns the answers"
-        table = Table(title=told, caption=escape(one.run), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=len(told))
+        told = f"confusions: rows are the {things}, columns the answers"
+        table = Table(title=told, caption=escape(run), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=len(told))
         table.add_column("", no_wrap=True, max_width=14)
         for name in names:
             table.add_column(escape(name), justify="right", no_wrap=True, max_width=5)
@@ -98,10 +100,10 @@ def confusions(one: Judged) -> Table | None:
     order = [place for place in np.argsort(-wrong, axis=None, kind="stable")[:WORST] if wrong.flat[place]]
     if not order:
         return None
-    table = Table(title="the most frequent confusions", caption=escape(one.run))
-    for column in ("image of", "taken for"):
+    table = Table(title="the most frequent confusions", caption=escape(run))
+    for column in (f"{things} of", "taken for"):
         table.add_column(column, overflow="fold")
-    table.add_column("images", justify="right")
+    table.add_column("count", justify="right")
     for place in order:
         label, answer = divmod(int(place), len(names))
         table.add_row(escape(names[label]), escape(names[answer]), f"{wrong.flat[place]:,}")
@@ -131,10 +133,14 @@ def remarks(one: Judged) -> list[str]:
         lines.append(f"{one.run}: {len(absent)} of its classes have no image here and count nowhere: {shown}")
     if one.report.temperature is not None:
         lines.append(f"{one.run}: its logits divided by {one.report.temperature:.3g} would be calibrated best here")
-    for reason, count in one.quarantine.reasons().items():
-        lines.append(f"{one.run}: {count:,} set aside: {reason}")
-    for item in list(one.quarantine)[:SET_ASIDE]:
+    return [*lines, *set_aside(one.run, one.quarantine)]
+
+
+def set_aside(run: str, quarantine: Quarantine) -> list[str]:
+    """How much for what reason, and the first ones by name."""
+    lines = [f"{run}: {count:,} set aside: {reason}" for reason, count in quarantine.reasons().items()]
+    for item in list(quarantine)[:SET_ASIDE]:
         lines.append(f"  set aside: {item.where}{f' row {item.line}' if item.line else ''}: {item.reason}")
-    if len(one.quarantine) > SET_ASIDE:
-        lines.append(f"  and {len(one.quarantine) - SET_ASIDE:,} more; --csv lists all that were set aside")
+    if len(quarantine) > SET_ASIDE:
+        lines.append(f"  and {len(quarantine) - SET_ASIDE:,} more; --csv lists all that were set aside")
     return lines
