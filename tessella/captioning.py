@@ -17,17 +17,15 @@ from tessella.data.caption_batches import CaptionData
 from tessella.data.ids import Reading, Sayings
 from tessella.data.picture_batches import Batch, PictureData, Source, in_order, source_of, stream
 from tessella.data.quarantine import Quarantine
-from tessella.errors import InputError
-from tessella.learner import learn
 from tessella.lesson import Lesson
-from tessella.matching import Pairs, pairs_of
+from tessella.matching import Pairs, _same_pairs, pairs_of
 from tessella.predict import opened
 from tessella.processes import launch, seed_all
 from tessella.recipes.captioning import Captioning, with_words
 from tessella.recipes.matching import Matching
 from tessella.recipes.named import to_yaml
 from tessella.runs import RunFolder
-from tessella.sitting import in_steps, in_time
+from tessella.sitting import Sitting
 from tessella.text import Codec, train_codec
 from tessella.transfer import still, transfer
 
@@ -43,45 +41,28 @@ def train(
     data: a folder, table or shards, see `CaptionedImages`. Returns the metric reached: {"metric", "best", "step"}.
     Raises InputError for unusable data; Interrupted after Ctrl-C, with everything saved.
     """
-    fabric = launch(recipe.loop)
-    first = fabric.is_global_zero
-    say = say if first else lambda line: None
-    if first and not resume:
-        RunFolder.require_vacant(out)
+    sitting = Sitting(launch(recipe.loop), out, resume, say)
+    say = sitting.say
     quarantine = Quarantine()
-    model_spec: Any = recipe.model
-    pairs = pairs_of(recipe.data, data, quarantine, recipe.loop.seed, getattr(model_spec.source, "patch", 1))
-    if first and resume:
+    source: Any = getattr(recipe.model, "source", None)
+    pairs = pairs_of(recipe.data, data, quarantine, recipe.loop.seed, getattr(source, "patch", 1))
+    if sitting.first and resume:
         _same_pairs(RunFolder.resume(out), pairs, data)
     codec = Codec.load(out / "codec.json") if resume else _codec(recipe, pairs)  # each process learns the same one
-    words = codec.target
-    reading = Reading(words, recipe.length + 1, words.bos)
+    reading = Reading(codec.target, recipe.length + 1, codec.target.bos)
     captions = Sayings.of(pairs.training.captions, reading)
     cut = captions.ids.cut
     say(
         f"{len(captions):,} images with {len(captions.ids):,} captions to learn from, {len(pairs.validation):,} "
-        f"images to validate, {len(quarantine):,} set aside; {words.size:,} pieces"
+        f"images to validate, {len(quarantine):,} set aside; {codec.target.size:,} pieces"
         f"{f'; {cut:,} captions are cut to {recipe.length} ids' if cut else ''}"
     )
     seed_all(recipe.loop.seed, 0)
-    filled = with_words(recipe.model, words.size, words.pad)
-    model = filled.build()
+    recipe = recipe.replace(model=with_words(recipe.model, codec.target.size, codec.target.pad))
+    model = recipe.model.build()
     begin(model, recipe, say, resume)
-    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    say(f"{sum(p.numel() for p in model.parameters()):,} parameters ({learning:,} learn) on {fabric.device}")
-    lesson = lesson_of(recipe, model, captions, pairs, reading)
-    loop = in_steps(recipe.loop, len(pairs.training), recipe.batch)
-    schedule = in_time(recipe.schedule, loop, say)
-    if first and not resume:  # not before all that may be refused: the corrected command can have the same folder
-        run = RunFolder.create(out)
-        run.write("codec.json", codec.save)
-        run.write_text("recipe.yaml", to_yaml(recipe.replace(model=filled)))
-        run.write("quarantine.jsonl", quarantine.save)
-        run.note(data={"path": str(data), "sha256": pairs.training.fingerprint()})
-    fabric.barrier()
-    standing = learn(lesson, RunFolder(out), loop, recipe.optimizer, schedule, fabric)
-    say(f"done: {out} ({recipe.loop.metric} {standing.best:.2f} on validation)")
-    return {"metric": recipe.loop.metric, "best": standing.best, "step": standing.best_step}
+    start = partial(_begin, recipe=recipe, pairs=pairs, codec=codec, quarantine=quarantine, data=data)
+    return sitting.learned(lesson_of(recipe, model, captions, pairs, reading), recipe, len(pairs.training), start)
 
 
 def begin(model: Any, recipe: Captioning, say: Callable[[str], None], resume: bool) -> None:
@@ -172,10 +153,12 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def _same_pairs(run: RunFolder, pairs: Pairs, data: Path) -> None:
-    before = run.manifest.get("data", {})
-    if before.get("sha256") != pairs.training.fingerprint():
-        raise InputError(f"the pairs in {data} are not those the run was begun with ({before.get('path')})")
+def _begin(run: RunFolder, recipe: Captioning, pairs: Pairs, codec: Codec, quarantine: Quarantine, data: Path) -> None:
+    """Writes what a run holds before its first step."""
+    run.write("codec.json", codec.save)
+    run.write_text("recipe.yaml", to_yaml(recipe))
+    run.write("quarantine.jsonl", quarantine.save)
+    run.note(data={"path": str(data), "sha256": pairs.training.fingerprint()})
 
 
 def _codec(recipe: Captioning, pairs: Pairs) -> Codec:
