@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Literal
+from functools import partial, reduce
+from typing import Literal, TypeVar
 
 import torch
 from einops import rearrange, repeat
@@ -16,12 +16,13 @@ from tessella.errors import InputError
 from tessella.spec import Part, spec
 from tessella.stems.streams import joined, kept, parted
 from tessella.tokens import Tokens
-from tessella.trunks.plain import Stack, Trunk
+from tessella.trunks.plain import Plain, Trunk
 
 Flow = dict[str, Tokens]
 """Streams by name on their way through a scheme; what has become one stream is called ALL."""
 ALL = "all"
 Stretch = Literal["nearest", "linear"]
+P = TypeVar("P")
 
 
 class Sum(nn.Module):
@@ -36,21 +37,19 @@ class Sum(nn.Module):
         self.stretch: Stretch | None = stretch
 
     def forward(self, flow: Flow) -> Flow:
-        lengths = {name: tokens.x.shape[1] for name, tokens in flow.items()}
+        runs = list(flow.values())
         if self.stretch is not None:
-            longest = max(lengths.values())
-            runs = [stretched(tokens, longest, self.stretch) for tokens in flow.values()]
-        elif len(set(lengths.values())) > 1:
-            told = ", ".join(f"'{name}' has {n}" for name, n in lengths.items())
+            runs = evened(runs, self.stretch)
+        elif len({run.x.shape[1] for run in runs}) > 1:
+            told = ", ".join(f"'{name}' has {tokens.x.shape[1]}" for name, tokens in flow.items())
             raise InputError(
-                f"early summation adds token to token, so streams must be equally long, but {told} tokens; "
-                "stretch them (--set model.trunk.stretch=linear) or choose another scheme"
+                f"early summation adds token to token, so streams must be equally long, but {told} tokens (one stands "
+                "for a stream left out); stretch them (--set model.trunk.stretch=linear) or choose another scheme"
             )
-        else:
-            runs = list(flow.values())
-        masks = torch.stack([kept(run) for run in runs])
-        parts = (a * run.x * rearrange(m, "b n -> b n 1") for a, run, m in zip(self.weights, runs, masks, strict=True))
-        return {ALL: Tokens(sum(parts, torch.zeros_like(runs[0].x)), masks.any(dim=0))}
+        parts = (a * _padded_with_zeros(run) for a, run in zip(self.weights, runs, strict=True))
+        whole = any(run.keep is None for run in runs)
+        keep = None if whole else reduce(torch.logical_or, (kept(run) for run in runs))
+        return {ALL: Tokens(reduce(torch.add, parts), keep)}
 
 
 class Concat(nn.Module):
@@ -81,7 +80,7 @@ class Each(nn.Module):
 class _Stacks(nn.Module):
     """A stack of blocks and a final norm for every stream."""
 
-    def __init__(self, streams: int, trunk: Stack):
+    def __init__(self, streams: int, trunk: Plain):
         super().__init__()
         self.stacks = nn.ModuleList(nn.ModuleList(trunk.block(i) for i in range(trunk.depth)) for _ in range(streams))
         self.norms = nn.ModuleList(trunk.final_norm() for _ in range(streams))
@@ -95,14 +94,12 @@ class Cross(_Stacks):
     """
 
     def forward(self, flow: Flow) -> Flow:
-        names, xs = list(flow), [tokens.x for tokens in flow.values()]
-        masks = [_others([kept(tokens) for tokens in flow.values()], i) for i in range(len(names))]
-        if all(tokens.keep is None for tokens in flow.values()):
-            masks = [None] * len(names)
+        xs = [tokens.x for tokens in flow.values()]
+        masks = [_mask(_others(list(flow.values()), i)) for i in range(len(xs))]
         for blocks in zip(*self.stacks, strict=True):
             told = [block.attn_residual.reads(x) for block, x in zip(blocks, xs, strict=True)]
             xs = [
-                block(x, partial(block.attn, keys_values=block.attn.keys_values(_others(told, i)), mask=key_mask(mask)))
+                block(x, partial(block.attn, keys_values=block.attn.keys_values(_along(_others(told, i))), mask=mask))
                 for i, (block, x, mask) in enumerate(zip(blocks, xs, masks, strict=True))
             ]
         ends = zip(flow.items(), self.norms, xs, strict=True)
@@ -115,7 +112,7 @@ class Bottleneck(_Stacks):
     [Z_i; B_i] = T_i([Z_i; B]),   B = mean_i B_i,   block by block
     """
 
-    def __init__(self, streams: int, trunk: Stack, tokens: int):
+    def __init__(self, streams: int, trunk: Plain, tokens: int):
         super().__init__(streams, trunk)
         self.between = nn.Parameter(torch.empty(tokens, trunk.dim).normal_(0, 0.02))
 
@@ -137,17 +134,20 @@ class Bottleneck(_Stacks):
 class Scheme(Trunk):
     """Role: a trunk for Tokens of several streams (Xu, Zhu and Clifton 2023, sec. 3.3); Z_i is stream i, T a trunk.
 
-    streams: the names of the stem's streams, in its order.
+    streams: the names of the stem's streams, in its order. Trunks over several of them are 'plain': between streams
+    there may be padding, which others take for an end.
     """
 
     streams: tuple[str, ...]
 
     @model_validator(mode="after")
     def _they_fit(self):
-        for part in ("own", "joint"):
+        for part in ("own", "joint", "after"):
             trunk = getattr(self, part, None)
-            if trunk is not None and (trunk.dim != self.dim or trunk.width != self.dim):
-                raise InputError(f"{part}.dim is {trunk.dim} but the streams' dim is {self.dim}; they must be equal")
+            for side in ("dim", "width") if trunk is not None else ():
+                wide = getattr(trunk, side)
+                if wide != self.dim:
+                    raise InputError(f"{part}.{side} is {wide} but the streams' dim is {self.dim}; they must be equal")
         if not self.streams or len(set(self.streams)) < len(self.streams):
             raise InputError(f"streams need names of their own, got {list(self.streams)}")
         return self
@@ -175,7 +175,7 @@ class EarlySum(Scheme):
 class EarlyConcat(Scheme):
     """T([Z1; Z2]): every token looks at the tokens of all streams."""
 
-    joint: Part[Trunk]
+    joint: Plain
 
     def verbs(self) -> Sequence[nn.Module]:
         return [Concat(), Each(1, self.joint)]
@@ -186,7 +186,7 @@ class ManyToOne(Scheme):
     """T([T1(Z1); T2(Z2)]): each stream alone, then all together."""
 
     own: Part[Trunk]
-    joint: Part[Trunk]
+    joint: Plain
 
     def verbs(self) -> Sequence[nn.Module]:
         return [Each(len(self.streams), self.own), Concat(), Each(1, self.joint)]
@@ -196,7 +196,7 @@ class ManyToOne(Scheme):
 class OneToMany(Scheme):
     """Ti(T([Z1; Z2])_i): all together, then each stream alone."""
 
-    joint: Part[Trunk]
+    joint: Plain
     own: Part[Trunk]
 
     def verbs(self) -> Sequence[nn.Module]:
@@ -206,7 +206,7 @@ class OneToMany(Scheme):
 class Crossing(Scheme):
     """Role: a scheme in which streams look at each other."""
 
-    own: Part[Stack]
+    own: Plain
 
     @model_validator(mode="after")
     def _two_at_least(self):
@@ -227,7 +227,7 @@ class CrossAttention(Crossing):
 class CrossToConcat(Crossing):
     """T([T1(Z1 | Z2); T2(Z2 | Z1)]): each stream asks all others, then all together."""
 
-    joint: Part[Trunk]
+    joint: Plain
 
     def verbs(self) -> Sequence[nn.Module]:
         return [Cross(len(self.streams), self.own), Concat(), Each(1, self.joint)]
@@ -235,10 +235,13 @@ class CrossToConcat(Crossing):
 
 @spec("bottleneck")
 class BottleneckFusion(Scheme):
-    """Each stream alone (own), then together through a few tokens between them (after); see `Bottleneck`."""
+    """Each stream alone (own), then together through a few tokens between them (after); see `Bottleneck`.
+
+    What a stream tells in one block of `after`, the others read in the next: with one block, none hears of another.
+    """
 
     own: Part[Trunk]
-    after: Part[Stack]
+    after: Plain
     tokens: int = Field(4, ge=1)
 
     def verbs(self) -> Sequence[nn.Module]:
@@ -262,28 +265,52 @@ class SchemeTrunk(nn.Module):
         return flow[ALL] if list(flow) == [ALL] else joined(flow)
 
 
-def stretched(tokens: Tokens, length: int, how: Stretch) -> Tokens:
-    """The kept tokens of each row, which stand in front, drawn out (or drawn together) to `length`, all kept.
+def evened(runs: Sequence[Tokens], how: Stretch) -> list[Tokens]:
+    """Streams of one length: each row's are stretched to the longest of them, so that padding is no part of any."""
+    n = max(run.x.shape[1] for run in runs)
+    if all(run.keep is None for run in runs):
+        whole = torch.full((len(runs[0].x),), n, device=runs[0].x.device)
+        return [run if run.x.shape[1] == n else Tokens(stretched(run, whole, n, how).x) for run in runs]
+    lengths = torch.stack([kept(run).sum(dim=1) for run in runs]).amax(dim=0)
+    return [stretched(run, lengths, n, how) for run in runs]
+
+
+def stretched(tokens: Tokens, lengths: Tensor, n: int, how: Stretch) -> Tokens:
+    """The kept tokens of each row, which stand in front, drawn out (or together) to `lengths` (long b) of n places.
 
     Token t is read at place (t + 1/2) m / length - 1/2 of m kept ones: the nearest, or both neighbours, weighed.
     """
     x = tokens.x
-    m = kept(tokens).sum(dim=1, keepdim=True).float()
-    at = torch.arange(length, device=x.device) + 0.5
-    place = (at * m / length - 0.5).clamp(min=0).minimum(m - 1)
+    length = rearrange(lengths, "b -> b 1")
+    m = kept(tokens).sum(dim=1, keepdim=True)
+    t = torch.arange(n, device=x.device)
+    place = ((t + 0.5) * m / length - 0.5).clamp(min=0).minimum((m - 1).float())
     low = place.round() if how == "nearest" else place.floor()
     low, share = low.long(), rearrange(place - low, "b t -> b t 1").to(x.dtype)
-    there = repeat(low, "b t -> b t d", d=x.shape[2])
-    read = x.gather(1, there)
+    read = x.gather(1, repeat(low, "b t -> b t d", d=x.shape[2]))
     if how == "linear":
-        above = repeat((low + 1).minimum(m.long() - 1), "b t -> b t d", d=x.shape[2])
+        above = repeat((low + 1).minimum(m - 1), "b t -> b t d", d=x.shape[2])
         read = torch.lerp(read, x.gather(1, above), share)
-    return Tokens(read)
+    return Tokens(read, t < length)
 
 
-def _others(parts: Sequence[Tensor], i: int) -> Tensor:
-    """All but the i-th, one behind the other."""
-    return torch.cat([part for j, part in enumerate(parts) if j != i], dim=1)
+def _others(parts: Sequence[P], i: int) -> list[P]:
+    """All but the i-th."""
+    return [part for j, part in enumerate(parts) if j != i]
+
+
+def _mask(runs: Sequence[Tokens]) -> Tensor | None:
+    """Which tokens of these, one behind the other, may be looked at, b 1 1 m; None where all may."""
+    return None if all(run.keep is None for run in runs) else key_mask(_along([kept(run) for run in runs]))
+
+
+def _padded_with_zeros(run: Tokens) -> Tensor:
+    return run.x if run.keep is None else run.x * rearrange(run.keep, "b n -> b n 1")
+
+
+def _along(parts: Sequence[Tensor]) -> Tensor:
+    """One behind the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
 
 
 def _and_all(keep: Tensor, more: int) -> Tensor:

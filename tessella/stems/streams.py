@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import torch
 from einops import rearrange, repeat
@@ -71,38 +72,42 @@ class StreamsStem(nn.Module):
         if unknown or not given:
             what = f"'{min(unknown)}' is none of the streams" if unknown else "a row has none of the streams"
             raise InputError(f"{what} {', '.join(self.names)}")
-        there = self.presence(inputs, len(given[0]), given[0].device)
-        runs = [self._read(i, inputs.get(name), there[:, i]) for i, name in enumerate(self.names)]
+        reads = [self._read(i, inputs, given[0]) for i in range(len(self.names))]
+        there = self.left(torch.stack([there for _, there in reads], dim=1))
+        runs = [self._or_absent(i, tokens, there[:, i]) for i, (tokens, _) in enumerate(reads)]
         return joined(dict(zip(self.names, runs, strict=True)))
 
-    def presence(self, inputs: Mapping[str, Tensor], rows: int, device: torch.device) -> Tensor:
-        """bool b s: which streams each row has; in training, less those dropped."""
-        there = torch.zeros(rows, len(self.names), dtype=torch.bool, device=device)
-        for i, name in enumerate(self.names):
-            if name in inputs:
-                there[:, i] = inputs.get(name + THERE, True)
+    def left(self, there: Tensor) -> Tensor:
+        """Bool b s, which streams each row has: in training, less those dropped."""
         if not self.training or not self.rate:
             return there
-        luck = torch.rand(there.shape, device=device).masked_fill(~there, -1.0)
+        luck = torch.rand(there.shape, device=there.device).masked_fill(~there, -1.0)
         last = luck == luck.amax(dim=1, keepdim=True)  # the luckiest stays whatever it drew
         return there & ((luck >= self.rate) | last)
 
-    def _read(self, i: int, given: Tensor | None, there: Tensor) -> Tokens:
-        """A stream's own tokens, or where it is absent its one learned token (bool b: where it is there)."""
-        absent = self.absent[i]
+    def _read(self, i: int, inputs: Mapping[str, Tensor], some: Tensor) -> tuple[Tokens | None, Tensor]:
+        """A stream's own tokens, or None, and bool b: which rows have any; `some` has as many rows."""
+        given = inputs.get(self.names[i])
+        whole = torch.ones(len(some), dtype=torch.bool, device=some.device)
         if given is None:
-            return Tokens(repeat(absent, "d -> b 1 d", b=len(there)))
+            return None, ~whole
+        there = inputs.get(self.names[i] + THERE, whole)
         if not there.all():
             given = torch.where(_along(there, given), given, torch.zeros((), dtype=given.dtype, device=given.device))
         tokens = self.stems[i](given)
+        return tokens, there if tokens.keep is None else there & tokens.keep.any(dim=1)
+
+    def _or_absent(self, i: int, tokens: Tokens | None, there: Tensor) -> Tokens:
+        """The stream's tokens, or where it is absent its one learned token (bool b: where it is there)."""
+        absent = self.absent[i]
+        if tokens is None:
+            return Tokens(repeat(absent, "d -> b 1 d", b=len(there)))
         x = tokens.x.to(absent.dtype)
-        if tokens.keep is not None:
-            there = there & tokens.keep.any(dim=1)
         if there.all():
             return tokens.replace(x=x)
         first = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         first[:, 0] = True
-        own = first | True if tokens.keep is None else tokens.keep
+        own = torch.ones_like(first) if tokens.keep is None else tokens.keep
         x = torch.where(_along(there, x), x, absent * rearrange(first, "b n -> b n 1"))
         return tokens.replace(x=x, keep=torch.where(_along(there, own), own, first))
 
@@ -110,7 +115,7 @@ class StreamsStem(nn.Module):
 def joined(streams: Mapping[str, Tokens]) -> Tokens:
     """Streams one behind the other, as one; `spans` says which tokens are whose."""
     runs = list(streams.values())
-    ends = torch.tensor([run.x.shape[1] for run in runs]).cumsum(0).tolist()
+    ends = accumulate(run.x.shape[1] for run in runs)
     spans = tuple((name, end - run.x.shape[1], end) for (name, run), end in zip(streams.items(), ends, strict=True))
     keep = None
     if any(run.keep is not None for run in runs):
