@@ -44,7 +44,7 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
     if not captions or len(captions) != len(references):
         raise InputError(f"{len(captions)} captions for {len(references)} pictures with references; one each is needed")
     streams, scores = _streams(references), []
-    for name, metric in (("bleu-4", BLEU(tokenize="13a", lowercase=True)), ("chrf", CHRF(lowercase=True))):
+    for name, metric in (("bleu-4", BLEU(tokenize="13a", lowercase=True, force=True)), ("chrf", CHRF(lowercase=True))):
         value = metric.corpus_score(list(captions), streams).score
         scores.append(Score(name, value, str(metric.get_signature())))
     scores.append(Score("cider", float(Cider(references).scores(captions).mean()), Cider.signature))
@@ -56,6 +56,12 @@ def caption_scores(captions: Sequence[str], references: Sequence[Sequence[str]])
         degenerate=100 * sum(map(degenerate, captions)) / len(captions),
         words=float(np.mean([len(caption.split()) for caption in captions])),
     )
+
+
+def sentence_bleu(caption: str, references: Sequence[str]) -> float:
+    """BLEU of one caption: of n-grams as long as it has any (effective order), smoothed exponentially."""
+    metric = BLEU(tokenize="13a", lowercase=True, effective_order=True)
+    return metric.sentence_score(caption, list(references)).score
 
 
 def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:

@@ -51,14 +51,20 @@ def evaluate(
         raise InputError(f"only runs of one kind can be compared: {told}")
     pictures = {"data": data, "split": split, "csv": csv, "html": html, "image": image, "label": label,
                 "image-size": image_size, "batch": batch, "temperature": temperature or None}  # fmt: skip
-    sentences = {"source": source, "target": target, "domain": domain, "columns": columns, "beam": beam, "alpha": alpha}
+    searching = {"beam": beam, "alpha": alpha}
+    sentences = {"source": source, "target": target, "domain": domain, "columns": columns}
     named = {"labels": labels, "template": template, "classes": prototypes}
     kind = kinds[runs[0]]
     if kind == "translation":
         without({**pictures, **named, "caption": caption}, runs[0], "a translator; it takes --source and --target")
-        _translation(runs, sentences, out, device, dtype)
+        _translation(runs, {**sentences, **searching}, out, device, dtype)
         return
-    without(sentences, runs[0], f"{option.TELLS[kind]}; it takes --data")
+    if kind == "captioning":
+        wrong = {**sentences, **named, "label": label, "html": html, "temperature": temperature or None}
+        without(wrong, runs[0], f"{option.TELLS[kind]}; it takes --data")
+        _captioning(runs, {**pictures, **searching, "caption": caption}, out, device, dtype)
+        return
+    without({**sentences, **searching}, runs[0], f"{option.TELLS[kind]}; it takes --data")
     if kind == "classification":
         without({**named, "caption": caption}, runs[0], "a classifier with classes of its own")
         _classification(runs, pictures, out, device, dtype)
@@ -153,6 +159,34 @@ def _matching(runs: list[str], given: dict[str, Any], out: Path | None, device: 
     show_matched(found, split)
     if out:
         judge.save(found, data, split, out)
+
+
+def _captioning(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
+    from tessella import caption_evaluate as judge
+    from tessella.caption_tables import show_told
+    from tessella.data.captions import CaptionColumns
+    from tessella.match_evaluate import chosen_split
+    from tessella.predict import load
+    from tessella.tables import progress
+
+    data = given["data"]
+    if data is None:
+        raise InputError("a captioner is evaluated on captioned pictures; give --data")
+    split, usual = chosen_split(data, given["split"]), CaptionColumns()
+    columns = CaptionColumns(image=given["image"] or usual.image, caption=given["caption"] or usual.caption)
+    found = []
+    for run in runs:
+        captioner = load(run, device, dtype)
+        captioner = captioner.resized(given["image-size"]) if given["image-size"] else captioner
+        how = decoding(captioner.decoding, given["beam"], 1, given["alpha"])
+        how = how.replace(nbest=min(how.beam, judge.NBEST)) if given["csv"] else how
+        with progress(None, "describing") as done:
+            found.append(judge.caption_run(run, captioner, data, split, columns, how, done))
+    show_told(found, split)
+    if out:
+        judge.save(found, data, split, out)
+    if given["csv"]:
+        judge.save_captions(found, given["csv"])
 
 
 def found_names(data: Path, columns: Any) -> str:

@@ -6,6 +6,7 @@ import sys
 
 import typer
 
+from tessella.cli.describe import caption
 from tessella.cli.embed import embed
 from tessella.cli.exchange import export, import_
 from tessella.cli.judge import evaluate
@@ -25,7 +26,7 @@ app = typer.Typer(
 )
 VERBS = {
     "Train": (check, train, recipes),
-    "Use": (translate, classify, evaluate, show),
+    "Use": (translate, classify, caption, evaluate, show),
     "Search": (index, search, embed),
     "Exchange": (import_, export),
     "Learn": (models, story, demo),

@@ -9,13 +9,23 @@ import typer
 
 CLASSIFIERS, TRANSLATORS = "Models of images", "Translators"
 MATCHERS = "Models of images and texts"
+FUSIONS = "Rows of mixed columns"
 """Panels of --help: options that only one kind of run has."""
 TELLS = {
     "classification": "a classifier of images",
     "translation": "a translator",
     "matching": "a model of images and texts",
+    "fusion": "a model of rows of mixed columns",
+    "captioning": "a captioner of images",
 }
 """Kind of a run -> what people call it."""
+VERBS = {
+    "translation": "translate",
+    "classification": "classify",
+    "matching": "classify",
+    "captioning": "caption",
+}
+"""Kind of a run -> the verb that uses it; the others are evaluated."""
 
 Run = Annotated[
     str, typer.Argument(help="A run folder, or hf://owner/name of a public checkpoint.", show_default=False)

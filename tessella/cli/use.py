@@ -38,7 +38,7 @@ def translate(
     if texts and file:
         raise InputError("give sentences or --file, not both")
     lines = Lines.of_texts(texts) if texts else Lines.of_file(file) if file else Lines.of_stdin()
-    _expect("translation", run, "translate")
+    expect("translation", run, "translate")
     translator = load(run, device, dtype)
     failed = translate_lines(translator, lines, decoding(translator.decoding, beam, nbest, alpha), out, as_json, warn)
     if failed:
@@ -78,7 +78,7 @@ def classify(
     if kind_of(run) == "matching":
         classifier = named_classes(load(run, device, dtype), labels, template, prototypes, save, calibrate)
     else:
-        _expect("classification", run, "classify")
+        expect("classification", run, "classify")
         named = {"labels": labels, "template": template, "classes": prototypes, "save": save, "calibrate": calibrate}
         without(named, run, "a classifier with classes of its own")
         classifier = load(run, device, dtype)
@@ -89,7 +89,9 @@ def classify(
 
 def show(
     run: Run,
-    what: Annotated[str, typer.Argument(help="A sentence to translate, or a picture to classify.", show_default=False)],
+    what: Annotated[
+        str, typer.Argument(help="A sentence to translate, or a picture to classify or describe.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="The picture: .png, or .html for one page with every layer and head.")],
     layer: Annotated[
         int | None, typer.Option(help="One layer from 0; all of them (a picture's heads: the last) if left out.")
@@ -115,6 +117,13 @@ def show(
         from tessella.look import draw
 
         typer.echo(draw(load(run, device), what, out, layer))
+        return
+    if kind == "captioning":
+        from tessella.look_captions import draw_caption
+
+        captioner = load(run, device)
+        captioner = captioner.resized(image_size) if image_size else captioner
+        typer.echo(draw_caption(captioner, Path(what), out, layer))
         return
     from tessella.look_pictures import draw_picture
 
@@ -173,14 +182,13 @@ def without(options: dict[str, Any], run: str, told: str) -> None:
             raise InputError(f"--{name} is not for {run}, which is {told}")
 
 
-def _expect(kind: str, run: str, verb: str) -> None:
+def expect(kind: str, run: str, verb: str) -> None:
+    """Refuses a run that this verb is not for, and says which is."""
     from tessella.predict import kind_of
 
     found = kind_of(run)
     if found != kind:
-        other = {"translation": "translate", "classification": "classify", "matching": "classify"}.get(
-            found, "evaluate"
-        )
+        other = option.VERBS.get(found, "evaluate")
         raise InputError(f"{run} is {option.TELLS.get(found, found)}; use `tessella {other}`, not `tessella {verb}`")
 
 
