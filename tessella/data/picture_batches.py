@@ -192,7 +192,7 @@ def stream(
     if not len(data) or size < 1:
         raise InputError(f"no batches of {size} can be made of {len(data)} pictures")
     schedule = _Schedule(data, size, position, epochs)
-    for batch in _made(data, schedule, workers, start):
+    for batch in batches_of(data, schedule, workers, start):
         yield schedule.after.popleft(), batch
 
 
@@ -205,7 +205,7 @@ def in_order(
     """
     data = PictureData(source, preprocess)
     keys = [(0, at, range(at, min(at + size, len(data)))) for at in range(0, len(data), size)]
-    return _made(data, keys, workers, start)
+    return batches_of(data, keys, workers, start)
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ class _Made(Dataset[Batch | InputError]):
             return InputError(str(error))  # a plain one, whatever its subclass needs to be built again
 
 
-def _made(data: Data, keys: Iterable[Key], workers: int, start: str | None) -> Iterator[Batch]:
+def batches_of(data: Data, keys: Iterable[Key], workers: int, start: str | None) -> Iterator[Batch]:
     """The batch of each key, made here or by workers, in order."""
     if workers == 0:
         yield from (data.batch(*key) for key in keys)
