@@ -13,13 +13,18 @@ from torch import nn
 from tessella.captioner import Captioner
 from tessella.classifier import Classifier
 from tessella.data.ids import Reading
+from tessella.data.record_batches import Preparation
 from tessella.errors import InputError
+from tessella.fuser import Fuser
 from tessella.inference.prepare import prepare
 from tessella.matcher import Matcher
 from tessella.models import Model
+from tessella.reader import Manner, Reader
 from tessella.recipes.captioning import Captioning
+from tessella.recipes.fusing import Fusion
 from tessella.recipes.matching import Matching, text_stem
 from tessella.recipes.named import from_yaml
+from tessella.recipes.reading import Pretraining
 from tessella.recipes.recipe import Recipe
 from tessella.recipes.translation import Translation
 from tessella.recipes.vision import Classification
@@ -105,11 +110,34 @@ def captioner(run: RunFolder, recipe: Captioning, device: torch.device, dtype: s
     return Captioner(prepare(filled(model, run).to(device), dtype), recipe.image, words, recipe.decoding)
 
 
+def fuser(run: RunFolder, recipe: Fusion, device: torch.device, dtype: str) -> Fuser:
+    """The Fuser of a run."""
+    if recipe.model is None or recipe.columns is None:
+        raise InputError(f"{run.path}: its recipe names no model and no columns, so it is not a whole run")
+    reading = None
+    if recipe.columns.texts:
+        reading = Reading(Codec.load(run.path / "codec.json").source, recipe.length)
+    how = Preparation(recipe.columns, recipe.image, recipe.sound, recipe.clip, reading)
+    return Fuser(prepare(filled(recipe.model, run).to(device), dtype), how)
+
+
+def reader(run: RunFolder, recipe: Pretraining, device: torch.device, dtype: str) -> Reader:
+    """The Reader of a run."""
+    tokenizer = Codec.load(run.path / "codec.json").source
+    fits_side("text", getattr(recipe.model, "stem"), tokenizer, str(run.path))  # noqa: B009  # of every one of them
+    if dtype not in ("float32", "bfloat16"):
+        raise InputError(f"a language model reads in float32 or bfloat16, not in {dtype}")
+    model = filled(recipe.model, run).to(device, getattr(torch, dtype))
+    return Reader(model, Manner(tokenizer, recipe.length, recipe.begin, recipe.exercise, recipe.mask))
+
+
 PREDICTORS: dict[str, Callable[[RunFolder, Any, torch.device, str], Any]] = {
     "translation": translator,
     "classification": classifier,
     "matching": matcher,
+    "fusion": fuser,
     "captioning": captioner,
+    "language": reader,
 }
 """Kind of recipe -> what makes its predictor."""
 

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessella import captioning, classification, matching, translation
+from tessella import captioning, classification, fusing, matching, reading, translation
 from tessella.errors import InputError
 from tessella.predict import opened
 from tessella.recipes import captioning as captions
+from tessella.recipes import fusing as rows
 from tessella.recipes import matching as pairs
+from tessella.recipes import reading as texts
 from tessella.recipes import vision
 from tessella.recipes.named import changed, from_yaml, recipe
 from tessella.recipes.recipe import Chosen
@@ -21,13 +23,17 @@ TRAINERS: dict[str, Callable[..., Any]] = {
     "translation": translation.train,
     "classification": classification.train,
     "matching": matching.train,
+    "fusion": fusing.train,
     "captioning": captioning.train,
+    "language": reading.train,
 }
 """Kind of recipe -> (recipe, data, out, resume, say) -> what was reached."""
 CHOOSERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "classification": (vision.begun, vision.chosen),
     "matching": (pairs.begun, pairs.chosen),
+    "fusion": (rows.begun, rows.chosen),
     "captioning": (captions.begun, captions.chosen),
+    "language": (texts.begun, texts.chosen),
 }
 """Kind of recipe -> what makes of it (and the recipe of a run to begin with) one that fits that run; and what (and
 `Chosen`) one with these options."""
@@ -44,6 +50,8 @@ def train(
     """Trains a recipe by name or file; see `named.recipe` for what may be changed, `Chosen` for models of images."""
     made = recipe(name)
     if options is not None and options != Chosen():
+        if made.kind != "fusion" and (options.label or options.scheme or options.kinds):
+            raise InputError(f"--label, --scheme and --column are for rows of mixed data (fuse), not for '{made.kind}'")
         if made.kind not in CHOOSERS:
             raise InputError(f"model, teacher, start and image size are chosen for images, not for '{made.kind}'")
         begun, chosen = CHOOSERS[made.kind]
