@@ -87,6 +87,14 @@ Prototypes = Annotated[
     Path | None, typer.Option("--classes", help="Classes kept by classify --save.", rich_help_panel=MATCHERS)
 ]
 
+Masked = Annotated[
+    int | None,
+    typer.Option(
+        "--mask", metavar="ROWS", help="Ask what each stream is worth of so many rows (5000); 0 for none.", min=0,
+        rich_help_panel=FUSIONS,
+    ),
+]  # fmt: skip
+
 
 def use_threads(threads: int | None) -> None:
     """Bounds what torch uses; None leaves it all cores."""

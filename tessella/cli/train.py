@@ -41,7 +41,9 @@ def train(
         str | None, typer.Option(help="Learn from this run, too.", metavar="RUN", rich_help_panel=CLASSIFIERS)
     ] = None,
     image_size: Size = None,
-    batch: Annotated[int | None, typer.Option(help="Images or rows a step.", min=1, rich_help_panel=CLASSIFIERS)] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Images, or rows, a step.", min=1, rich_help_panel=CLASSIFIERS)
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="The column to predict; A,B for several numbers.", rich_help_panel=FUSIONS)
     ] = None,

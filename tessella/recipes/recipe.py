@@ -14,7 +14,7 @@ class Recipe(Spec):
 
 
 class Chosen(NamedTuple):
-    """What one says in a word when training a model that reads images."""
+    """What one says in a word when training a model that reads images, or rows of mixed data."""
 
     model: str | None = None
     """A name of the zoo; images are then prepared as its published weights want them."""
@@ -23,3 +23,9 @@ class Chosen(NamedTuple):
     """A run folder or hf://owner/name to begin with."""
     freeze: bool = False
     teacher: str | None = None
+    label: str | None = None
+    """The column to be predicted."""
+    scheme: str | None = None
+    """How streams are fused."""
+    kinds: tuple[str, ...] = ()
+    """NAME=KIND: what a column holds, where it is not what it looks like."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from tessella.errors import InputError
 from tessella.spec import Part, spec
@@ -19,13 +19,12 @@ class Encoded(Stem):
     """The tokens of an encoder, brought to width `dim` by a linear layer where they have another.
 
     With it any trunk, fresh or of a trained run, reads one stream of a fusion: a CvT the images, a language model the
-    texts. freeze: stem and trunk do not learn.
+    texts.
     """
 
     dim: int
     stem: Part[Stem]
     trunk: Part[Trunk]
-    freeze: bool = False
 
     @model_validator(mode="after")
     def _widths_agree(self):
@@ -45,9 +44,6 @@ class EncodedStem(nn.Module):
         self.stem = s.stem.build()
         self.trunk = s.trunk.build()
         self.fit = nn.Identity() if s.trunk.width == s.dim else nn.Linear(s.trunk.width, s.dim)
-        if s.freeze:
-            for parameter in (*self.stem.parameters(), *self.trunk.parameters()):
-                parameter.requires_grad_(False)
 
     def forward(self, x: Any) -> Tokens:
         """x: whatever the stem takes."""
@@ -57,7 +53,7 @@ class EncodedStem(nn.Module):
         return seen.replace(x=self.fit(seen.x), keep=tokens.keep)
 
 
-def _never_empty(keep):
+def _never_empty(keep: Tensor) -> Tensor:
     """b n: the first token of what has none, so that attention has something to look at."""
     kept = keep.clone()
     kept[:, 0] |= ~keep.any(dim=1)
