@@ -193,7 +193,7 @@ class EncoderDecoderModel(nn.Module):
         features, state = self.features(ids, state)
         return self.head(features[:, -1]), state
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
+    def forward(self, source: Any, target: Tensor) -> Tensor:
         """Teacher forced: source b n, target b m beginning with bos -> logits b m v, row t predicting word t+1."""
         return self.head(self.features(target, self.begin(self.encode(source)))[0])
 
