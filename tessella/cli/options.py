@@ -95,6 +95,37 @@ Masked = Annotated[
     ),
 ]  # fmt: skip
 
+Named = Annotated[str | None, typer.Option(help="A name of `tessella models`.", rich_help_panel=CLASSIFIERS)]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--from", help="Begin with this run's weights; its head only if it fits.", metavar="RUN",
+        rich_help_panel=CLASSIFIERS,
+    ),
+]  # fmt: skip
+Freeze = Annotated[
+    bool,
+    typer.Option("--freeze", help="Only the head learns; of two towers, the texts'.", rich_help_panel=CLASSIFIERS),
+]
+Taught = Annotated[
+    str | None, typer.Option("--teacher", help="Learn from this run, too.", metavar="RUN", rich_help_panel=CLASSIFIERS)
+]
+Step = Annotated[int | None, typer.Option(help="Images, or rows, a step.", min=1, rich_help_panel=CLASSIFIERS)]
+Predicted = Annotated[
+    str | None, typer.Option("--label", help="The column to predict; A,B for several numbers.", rich_help_panel=FUSIONS)
+]
+SchemeName = Annotated[
+    str | None,
+    typer.Option("--scheme", help="How streams are fused: early-concat, cross-to-concat …", rich_help_panel=FUSIONS),
+]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", help="What a column holds: NAME=image, sound, video, text, category, number or ignore.",
+        metavar="NAME=KIND", rich_help_panel=FUSIONS,
+    ),
+]  # fmt: skip
+
 
 def use_threads(threads: int | None) -> None:
     """Bounds what torch uses; None leaves it all cores."""

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tessella.cli.options import CLASSIFIERS, FUSIONS, ImageColumn, LabelColumn, Size, Threads, say, use_threads
+from tessella.cli import options as option
+from tessella.cli.options import ImageColumn, LabelColumn, Size, Threads, say, use_threads
 from tessella.errors import InputError
 
 
@@ -25,37 +26,16 @@ def train(
     ] = None,
     devices: Annotated[int | None, typer.Option(help="Processes to train with, one device each.", min=1)] = None,
     threads: Threads = None,
-    model: Annotated[
-        str | None, typer.Option(help="A name of `tessella models`.", rich_help_panel=CLASSIFIERS)
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--from", help="Begin with this run's weights; its head only if it fits.",
-                     metavar="RUN", rich_help_panel=CLASSIFIERS),
-    ] = None,
-    freeze: Annotated[
-        bool,
-        typer.Option("--freeze", help="Only the head learns; of two towers, the texts'.", rich_help_panel=CLASSIFIERS),
-    ] = False,
-    teacher: Annotated[
-        str | None, typer.Option(help="Learn from this run, too.", metavar="RUN", rich_help_panel=CLASSIFIERS)
-    ] = None,
+    model: option.Named = None,
+    start: option.Start = None,
+    freeze: option.Freeze = False,
+    teacher: option.Taught = None,
     image_size: Size = None,
-    batch: Annotated[
-        int | None, typer.Option(help="Images, or rows, a step.", min=1, rich_help_panel=CLASSIFIERS)
-    ] = None,
-    label: Annotated[
-        str | None, typer.Option(help="The column to predict; A,B for several numbers.", rich_help_panel=FUSIONS)
-    ] = None,
-    scheme: Annotated[
-        str | None, typer.Option(help="How streams are fused: early-concat, cross-to-concat …", rich_help_panel=FUSIONS)
-    ] = None,
-    kinds: Annotated[
-        list[str] | None,
-        typer.Option("--column", help="What a column holds: NAME=image, sound, video, text, category, number, ignore.",
-                     metavar="NAME=KIND", rich_help_panel=FUSIONS),
-    ] = None,
-) -> None:  # fmt: skip
+    batch: option.Step = None,
+    label: option.Predicted = None,
+    scheme: option.SchemeName = None,
+    kinds: option.Kinds = None,
+) -> None:
     """Train a model by a recipe, with progress, validation and checkpoints; Ctrl-C stops it safely."""
     from tessella import tasks
     from tessella.recipes.recipe import Chosen
@@ -128,7 +108,7 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Only names that contain this.")] = "",
 ) -> None:
     """List the models of the zoo: parameters, multiply-adds, published accuracy, licence of the published weights."""
-    from tessella.zoo.catalog import MODELS, VOCAB, listing, needs_vocabulary
+    from tessella.zoo.catalog import MODELS, VOCAB, is_translator, listing
 
     named = [name for name in MODELS if pattern in name]
     if not named:
@@ -141,7 +121,7 @@ def models(
     for row in listing(pattern):
         card, macs, top1 = row.card, f"{row.macs / 1e9:.2f} G" if row.macs else "–", "–"
         macs = f"{(row.macs or 0) / 1e9:.2f} + {row.text_macs / 1e9:.2f} G" if row.text_macs else macs
-        joint = needs_vocabulary(row.name)
+        joint = is_translator(row.name)
         text |= joint
         if card and card.top1:
             sources += [] if card.source in sources else [card.source]
