@@ -86,20 +86,24 @@ def _mistakes(chapter: Chapter, one: Judged) -> None:
     tiles, rows = [], []
     for number in chosen:
         pixels = fitted(one.pictures.decode(number, channels), one.classifier.image)
-        tiles.append(
-            np.pad(enlarged(rearrange(pixels, "v r c -> r c v"), SIDE), ((0, 6), (0, 6), (0, 0)), constant_values=255)
-        )
+        tiles.append(enlarged(rearrange(pixels, "v r c -> r c v"), SIDE))
         chances = softmax(one.logits[number : number + 1].astype(float))[0]
         label, answer = int(one.pictures.labels[number]), int(chances.argmax())
         names = one.classifier.classes
         rows.append([len(rows) + 1, one.pictures.name(number), names[label], names[answer], f"{chances[answer]:.1%}"])
+    chapter.figure(sheet(tiles), "From left to right, row by row, as the model read them; their list is below.")
+    chapter.table(["", "image", "label", "answer", "probability"], rows)
+
+
+def sheet(tiles: list[np.ndarray]) -> bytes:
+    """Pictures of one size, uint8 r c v, six in a row, as PNG."""
+    tiles = [np.pad(tile, ((0, 6), (0, 6), (0, 0)), constant_values=255) for tile in tiles]
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % 6 if len(tiles) > 6 else 0)
     across = min(6, len(tiles))
-    sheet = np.concatenate([np.concatenate(tiles[i : i + across], 1) for i in range(0, len(tiles), across)])
+    drawn = np.concatenate([np.concatenate(tiles[i : i + across], 1) for i in range(0, len(tiles), across)])
     kept = io.BytesIO()
-    Image.fromarray(sheet).save(kept, "PNG")
-    chapter.figure(kept.getvalue(), "From left to right, row by row, as the model read them; their list is below.")
-    chapter.table(["", "image", "label", "answer", "probability"], rows)
+    Image.fromarray(drawn).save(kept, "PNG")
+    return kept.getvalue()
 
 
 def by_class(chapter: Chapter, report: ClassReport, things: str = "images") -> None:

@@ -85,7 +85,7 @@ def confusions(run: str, report: ClassReport, names: Sequence[str], things: str 
     """Of few classes the matrix, of many the most frequent confusions; None where nothing was confused."""
     counts = np.array(report.confusion)
     if len(names) <= MATRIX:
-        told = f"confusions: rows are the {things}, columns the answers"
+        told = "confusions: rows are the labels, columns the answers"
         table = Table(title=told, caption=escape(run), box=SIMPLE_HEAD, padding=(0, 1, 0, 0), min_width=len(told))
         table.add_column("", no_wrap=True, max_width=14)
         for name in names:

@@ -40,6 +40,16 @@ class Scores(Protocol):
         """Of several labels: label by label."""
         ...
 
+    @property
+    def absent(self) -> list[str]:
+        """Classes or labels that no row has."""
+        ...
+
+    @property
+    def trends(self) -> dict[str, list[tuple[float, float]]]:
+        """Of each number: mean label and mean answer of rows of like labels, from small to large."""
+        ...
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         ...
@@ -58,6 +68,14 @@ class ClassScores:
     def labels(self) -> list[LabelScore]:
         return []
 
+    @property
+    def absent(self) -> list[str]:
+        return self.classes.absent
+
+    @property
+    def trends(self) -> dict[str, list[tuple[float, float]]]:
+        return {}
+
     def to_dict(self) -> dict[str, Any]:
         return {"measured": self.measured[""], "plain": self.plain[""], **_of_rows(asdict(self.classes))}
 
@@ -68,6 +86,7 @@ class NumberScores:
 
     measured: dict[str, Measures]
     plain: dict[str, Measures]
+    trends: dict[str, list[tuple[float, float]]]
 
     @property
     def classes(self) -> None:
@@ -77,8 +96,15 @@ class NumberScores:
     def labels(self) -> list[LabelScore]:
         return []
 
+    @property
+    def absent(self) -> list[str]:
+        return []
+
     def to_dict(self) -> dict[str, Any]:
-        return {name: {**of, "of the training mean": self.plain[name]} for name, of in self.measured.items()}
+        return {
+            name: {**of, "of the training mean": self.plain[name], "trend": self.trends[name]}
+            for name, of in self.measured.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -102,8 +128,6 @@ class LabelScores:
 
     measured: dict[str, Measures]
     plain: dict[str, Measures]
-    interval: tuple[float, float]
-    """95 % bootstrap interval of the share of rows whose every label is right."""
     labels: list[LabelScore]
     """Those that some row has; only they count in means."""
     absent: list[str]
@@ -111,6 +135,10 @@ class LabelScores:
     @property
     def classes(self) -> None:
         return None
+
+    @property
+    def trends(self) -> dict[str, list[tuple[float, float]]]:
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "measured": self.measured[""], "plain": self.plain[""]}
@@ -123,8 +151,8 @@ class Paired:
     rows: int
     difference: float
     """In shares of right rows, or in units of the error."""
-    interval: tuple[float, float]
-    """95 %; of shares by the paired bootstrap, of errors by their normal limit."""
+    interval: tuple[float, float] | None
+    """95 %; of shares by the paired bootstrap, of errors by their normal limit, which one row has not."""
     p: float
     """How likely so large a difference is if both are as good; of shares McNemar's exact test, of errors a z test."""
 
@@ -137,10 +165,27 @@ def paired(first: np.ndarray, second: np.ndarray) -> Paired:
         found = class_scores.compare(first, second)
         return Paired(len(first), found.top1, found.interval, found.p)
     apart = second - first
-    mean = float(apart.mean())
-    error = float(apart.std(ddof=1)) / math.sqrt(len(apart)) if len(apart) > 1 else math.inf
+    mean, error = float(apart.mean()), standard_error(apart) if len(apart) > 1 else math.inf
     p = math.erfc(abs(mean) / error / math.sqrt(2)) if error > 0 else float(mean == 0)
-    return Paired(len(apart), mean, (mean - 1.96 * error, mean + 1.96 * error), p)
+    return Paired(len(apart), mean, around(apart), p)
+
+
+def level(outcomes: np.ndarray) -> tuple[float, tuple[float, float] | None]:
+    """Of rows n, right or not, or of their errors: the mean, and its 95 % interval: bootstrap, or normal limit."""
+    return float(outcomes.mean()), class_scores.interval(outcomes) if outcomes.dtype == bool else around(outcomes)
+
+
+def around(values: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of the mean of n numbers, by its normal limit; None of one number."""
+    if len(values) < 2:
+        return None
+    mean, far = float(values.mean()), 1.96 * standard_error(values)
+    return mean - far, mean + far
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of n numbers."""
+    return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def _of_rows(told: Any) -> Any:

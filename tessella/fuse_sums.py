@@ -13,6 +13,8 @@ from tessella.errors import InputError
 from tessella.fuse_scores import ClassScores, LabelScore, LabelScores, Measures, NumberScores, Scores
 from tessella.rank_scores import Ranks, odds_of_classes
 
+PARTS = 20
+
 
 class Sums(Protocol):
     """Takes answers and labels of some rows after another, and then tells their scores."""
@@ -37,6 +39,10 @@ class Sums(Protocol):
     @property
     def columns(self) -> list[str]:
         """What `told` tells."""
+        ...
+
+    def worst(self, most: int) -> list[int]:
+        """The rows whose answers are most wrong, the worst first; none that is right."""
         ...
 
 
@@ -90,6 +96,10 @@ class ClassSums:
     def told(self, row: int) -> list[str]:
         label, answer, chance = (one.all[row] for one in (self.labels, self.answers, self.chances))
         return [self.names[label], self.names[answer], f"{chance:.6f}", str(int(label == answer))]
+
+    def worst(self, most: int) -> list[int]:
+        wrong = np.flatnonzero(~self.outcomes)
+        return wrong[np.argsort(-self.chances.all[wrong], kind="stable")][:most].tolist()
 
     def scores(self) -> ClassScores:
         classes, share = self._report(), self.table.sum(axis=1) / len(self.labels.all)
@@ -163,13 +173,17 @@ class NumberSums:
         each = zip(answers, labels, strict=True)
         return [cell for x, y in each for cell in (f"{y:.9g}", f"{x:.9g}", f"{x - y:.6g}")]
 
+    def worst(self, most: int) -> list[int]:
+        return np.argsort(-self.outcomes, kind="stable")[:most].tolist()
+
     def scores(self) -> NumberScores:
         answers, labels = self.answers.all, self.labels.all
         plain = np.broadcast_to(self.means, labels.shape)
         made = [
             {name: errors(given[:, i], labels[:, i]) for i, name in enumerate(self.names)} for given in (answers, plain)
         ]
-        return NumberScores(*made)
+        trends = {name: trend(answers[:, i], labels[:, i]) for i, name in enumerate(self.names)}
+        return NumberScores(*made, trends)
 
 
 def errors(answers: np.ndarray, labels: np.ndarray) -> Measures:
@@ -181,6 +195,13 @@ def errors(answers: np.ndarray, labels: np.ndarray) -> Measures:
         "R²": 1 - float((apart**2).sum()) / spread if spread > 0 else None,
         "median error": float(np.median(np.abs(apart))),
     }
+
+
+def trend(answers: np.ndarray, labels: np.ndarray) -> list[tuple[float, float]]:
+    """(mean label, mean answer) of rows in order of their labels, in up to 20 parts of about the same size."""
+    order = np.argsort(labels, kind="stable")
+    parts = np.array_split(order, min(PARTS, len(order)))
+    return [(float(labels[part].mean()), float(answers[part].mean())) for part in parts]
 
 
 class LabelSums:
@@ -210,6 +231,11 @@ class LabelSums:
         answers, labels = self.answers.all[row], self.labels.all[row]
         chosen = ["; ".join(name for name, yes in zip(self.names, of, strict=True) if yes) for of in (labels, answers)]
         return [*chosen, str(int((answers == labels).all()))]
+
+    def worst(self, most: int) -> list[int]:
+        wrong = (self.answers.all != self.labels.all).sum(axis=1)
+        order = np.argsort(-wrong, kind="stable")[:most]
+        return order[wrong[order] > 0].tolist()
 
     def scores(self) -> LabelScores:
         right, hits = self.outcomes, self.table[:, 1, 1]
@@ -244,7 +270,7 @@ class LabelSums:
             "all right": float((~self.labels.all.any(axis=1)).mean()),
         }
         absent = [name for name, here in zip(self.names, known, strict=True) if not here]
-        return LabelScores({"": measured}, {"": plain}, interval(right), each, absent)
+        return LabelScores({"": measured}, {"": plain}, each, absent)
 
 
 def _finite(answers: np.ndarray) -> np.ndarray:

@@ -38,8 +38,9 @@ def evaluate(
     labels: option.Names = None,
     template: option.Templates = None,
     prototypes: option.Prototypes = None,
+    mask: option.Masked = None,
 ) -> None:
-    """Score runs on a test set, and compare several image by image or sentence by sentence."""
+    """Score runs on a test set, and compare several image by image, sentence by sentence or row by row."""
     from tessella.predict import kind_of
 
     use_threads(threads)
@@ -55,6 +56,13 @@ def evaluate(
     sentences = {"source": source, "target": target, "domain": domain, "columns": columns}
     named = {"labels": labels, "template": template, "classes": prototypes}
     kind = kinds[runs[0]]
+    if kind == "fusion":
+        of_pictures = {name: pictures.pop(name) for name in ("image", "label", "image-size", "temperature")}
+        wrong = {**sentences, **searching, **named, **of_pictures, "caption": caption}
+        without(wrong, runs[0], f"{option.TELLS[kind]}; its columns and label are the run's own, and it takes --data")
+        _fusion(runs, {**pictures, "mask": mask}, out, device, dtype)
+        return
+    without({"mask": mask}, runs[0], f"{option.TELLS.get(kind, kind)}, which has no streams to mask")
     if kind == "translation":
         without({**pictures, **named, "caption": caption}, runs[0], "a translator; it takes --source and --target")
         _translation(runs, {**sentences, **searching}, out, device, dtype)
@@ -130,6 +138,33 @@ def _translation(runs: list[str], given: dict[str, Any], out: Path | None, devic
     tables.show_evaluations(found, differences, test)
     if out:
         judge.save(found, differences, test, out)
+
+
+def _fusion(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
+    from tessella import fuse_evaluate as judge
+    from tessella.fuse_page import save_page
+    from tessella.fuse_tables import show_fused
+    from tessella.predict import load
+    from tessella.tables import progress
+
+    data, csv, html = given["data"], given["csv"], given["html"]
+    if data is None:
+        raise InputError("a model of rows is evaluated on tables that have its columns and its label; give --data")
+    split, tables = judge.chosen_tables(data, given["split"])
+    rows = judge.MASKED_ROWS if given["mask"] is None else given["mask"]
+    found = []
+    for run in runs:
+        fuser = load(run, device, dtype)
+        with progress(None, "answering") as done:
+            found.append(judge.judge(run, fuser, tables, given["batch"] or 64, rows, done))
+    differences = judge.compared(found)
+    show_fused(found, differences, split)
+    if out:
+        judge.save(found, differences, data, split, out)
+    if csv:
+        judge.save_predictions(found, csv)
+    if html:
+        save_page(found, differences, f"{data}, {split}" if split else str(data), html)
 
 
 def _matching(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
