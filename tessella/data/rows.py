@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,9 +79,11 @@ def column_names(path: Path) -> list[str]:
             return pyarrow.parquet.read_schema(path).names
         if path.suffix == ".jsonl":
             return next((list(found) for found in map(json_object, lines_of(path)) if isinstance(found, dict)), [])
-        with opened_csv(path) as table:
-            return table.schema.names
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            names = next(csv.reader(file, delimiter=_delimiter(path), quoting=quoting), [])
+        return [name.encode("utf-8", "surrogateescape").decode("utf-8") for name in names]
+    except (pyarrow.ArrowException, csv.Error, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a readable {path.suffix} file: {str(error).splitlines()[0][:200]}") from None
 
 
@@ -195,8 +198,7 @@ def _csv_rows(path: Path, names: list[str], lists: Sequence[str]) -> Iterator[Ro
         broken[line] = Row(line, (), f"{row.actual_columns} cells instead of {row.expected_columns}", row.text)
         return "skip"
 
-    with opened_csv(path) as table:
-        require(path, wanted, table.schema.names)
+    require(path, wanted, column_names(path))
     number = 0
     with opened_csv(path, wanted, set_aside) as table:
         for batch in table:
@@ -209,18 +211,23 @@ def _csv_rows(path: Path, names: list[str], lists: Sequence[str]) -> Iterator[Ro
     yield from (row for line, row in sorted(broken.items()) if line > number)
 
 
-def opened_csv(
-    path: Path, names: list[str] | None = None, set_aside: Callable[[pyarrow.csv.InvalidRow], str] = lambda row: "skip"
-) -> pyarrow.csv.CSVStreamingReader:
-    """The named columns as bytes, or all as they come; ``set_aside`` is told of each broken row."""
+def _delimiter(path: Path) -> str:
+    """A tab or a comma. Raises InputError for a file in UTF-16."""
     with path.open("rb") as file:
         start = file.read(2**16)
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{path} looks like UTF-16; save it as UTF-8")
-    tabs = path.suffix == ".tsv"
     header = start.partition(b"\n")[0]
+    return "\t" if path.suffix == ".tsv" or (b"\t" in header and b"," not in header) else ","  # open_clip's .csv
+
+
+def opened_csv(
+    path: Path, names: list[str] | None = None, set_aside: Callable[[pyarrow.csv.InvalidRow], str] = lambda row: "skip"
+) -> pyarrow.csv.CSVStreamingReader:
+    """The named columns as bytes, or all as they come; ``set_aside`` is told of each broken row."""
+    tabs = path.suffix == ".tsv"
     parsing = pyarrow.csv.ParseOptions(
-        delimiter="\t" if tabs or (b"\t" in header and b"," not in header) else ",",  # open_clip has .csv with tabs
+        delimiter=_delimiter(path),
         quote_char=False if tabs else '"',
         newlines_in_values=not tabs,
         ignore_empty_lines=False,
