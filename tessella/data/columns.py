@@ -188,7 +188,9 @@ def _checked(kinds: Mapping[str, str], names: list[str], labels: list[str], path
         if holds not in KINDS:
             raise InputError(f"column '{name}' cannot hold '{holds}'{did_you_mean(holds, KINDS)}")
         if name in labels:
-            raise InputError(f"column '{name}' is what is to be predicted; say --task for how")
+            raise InputError(
+                f"column '{name}' is what is to be predicted; how, --set data.task=… says (classes, numbers, labels)"
+            )
     return dict(kinds)
 
 

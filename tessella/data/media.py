@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -26,7 +27,7 @@ SUFFIXES = {
 }
 HOLDS = {suffix: holds for holds, suffixes in SUFFIXES.items() for suffix in suffixes}
 MAGIC = [
-    ("image", rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM|II\*\0|MM\0\*|P[1-6]\s|RIFF.{4}WEBP"),
+    ("image", rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM.{4}\0\0\0\0|II\*\0|MM\0\*|P[1-6]\s|RIFF.{4}WEBP"),
     ("sound", rb"RIFF.{4}WAVE|fLaC|OggS|ID3|\xff[\xe2\xe3\xf2\xf3\xfa\xfb]|FORM.{4}AIF|\.snd|caff|.{4}ftypM4A"),
     ("video", rb"RIFF.{4}AVI |\x1a\x45\xdf\xa3|.{4}ftyp|.{4}(moov|mdat|wide)|\0\0\x01[\xb3\xba]"),
 ]
@@ -93,9 +94,13 @@ def file_cells(cells: pyarrow.Array, folder: Path) -> tuple[pyarrow.Array, np.nd
         there = cells.is_valid()
         content = fields.get("bytes", pyarrow.nulls(count)).cast(pyarrow.large_binary())
         paths, faults = _paths(fields.get("path", pyarrow.nulls(count)), folder)
-    elif is_text(cells.type) and "binary" in str(cells.type) and any(map(sniffed, _starts(cells))):
+    elif "binary" in str(cells.type):
         there, content = cells.is_valid(), cells.cast(pyarrow.large_binary())
-        paths, faults = pyarrow.nulls(count, pyarrow.large_binary()), []
+        whole = pyarrow.array([_is_file(start) for start in _starts(content)])
+        content, written = (
+            pyarrow.compute.if_else(chosen, content, None) for chosen in (whole, pyarrow.compute.invert(whole))
+        )
+        paths, faults = _paths(written, folder)
     elif is_text(cells.type) or types.is_null(cells.type):
         there, content = cells.is_valid(), pyarrow.nulls(count, pyarrow.large_binary())
         paths, faults = _paths(cells, folder)
@@ -112,9 +117,16 @@ def file_cells(cells: pyarrow.Array, folder: Path) -> tuple[pyarrow.Array, np.nd
     return either, inside.to_numpy(zero_copy_only=False), faults
 
 
-def _starts(cells: pyarrow.Array) -> Sequence[bytes]:
-    some = cells.drop_null().slice(0, 32).cast(pyarrow.large_binary())
-    return [cell[:16] for cell in some.to_pylist()]
+def _starts(cells: pyarrow.Array) -> list[bytes | None]:
+    return pyarrow.compute.binary_slice(cells, 0, 64).to_pylist()
+
+
+def _is_file(start: bytes | None) -> bool:
+    """Whether a cell of bytes begins as a file does, and not as the path of one: with something that is no text."""
+    try:
+        return b"\0" in codecs.getincrementaldecoder("utf-8")().decode(start or b"").encode()
+    except UnicodeDecodeError:
+        return True
 
 
 def _paths(cells: pyarrow.Array, folder: Path) -> tuple[pyarrow.Array, Faults]:
@@ -168,13 +180,13 @@ def files_named(name: str, written: Sequence[str], folder: Path) -> Guess | None
     ends = Counter(filter(None, map(suffix_holds, written)))
     if ends.total() >= GOOD * len(written):
         holds = ends.most_common(1)[0][0]
-        if any((folder / text).is_file() for text in written):
+        if any(os.path.isfile(folder / text) for text in written):
             return Guess(holds, f"paths of {holds} files")
         raise InputError(
             f"column '{name}' names files such as '{written[0]}', but none of the first {len(written)} is in {folder}; "
             f"move the table or the files, or leave them out: --column '{name}=ignore'"
         )
     folders = sum(os.path.sep in text or "." not in text for text in written)
-    if folders >= GOOD * len(written) and all((folder / text).is_dir() for text in written[:10]):
+    if folders >= GOOD * len(written) and all(os.path.isdir(folder / text) for text in written[:10]):
         return Guess("video", "paths of folders of frames")
     return None

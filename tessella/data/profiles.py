@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.types as types
 
-from tessella.data.cell_values import days, is_list, is_number, is_text, lists, numbers, words
+from tessella.data.cell_values import days, is_list, is_number, is_text, lists, numbers, texts, words
 
 MOST_VALUES = 20_000
 """Different values of a column that are counted; with more it is no category."""
@@ -128,6 +128,9 @@ class Profile:
         if types.is_floating(cells.type) and not self.numeric.whole:
             self.missing += int(np.isnan(numbers(cells).values).sum())
             self.many = True
+            return
+        if textual and self.many and self.rows > TRIED:
+            self.missing += texts(cells).values.null_count
             return
         places, found, _ = words(cells)
         counted = np.bincount(places[places >= 0], minlength=len(found)).tolist()

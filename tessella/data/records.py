@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -129,9 +129,19 @@ def read_records(
     packing = _Packing(schema, [str(path) for path in paths], quarantine, labelled)
     for number, (path, chosen) in enumerate(zip(paths, rows or [None] * len(paths), strict=True)):
         names = _wanted(path, schema, labelled, absent)
-        for cells in chosen_cells(read_cells(path, names, packing.report), chosen):
+        for cells in chosen_cells(read_cells(path, names, _among(chosen, packing.report)), chosen):
             packing.add(number, cells)
     return packing.done()
+
+
+def _among(chosen: np.ndarray | None, report: Callable[..., None]) -> Callable[..., None]:
+    """Reports only the broken rows that are chosen, so that each is told of once however a table is divided."""
+
+    def told(file: str, row: int, reason: str, sample: str | bytes = "") -> None:
+        if chosen is None or (row <= len(chosen) and chosen[row - 1]):
+            report(file, row, reason, sample)
+
+    return told
 
 
 def _wanted(path: Path, schema: Schema, labelled: bool, absent: Collection[str]) -> list[str]:

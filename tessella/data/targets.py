@@ -114,47 +114,70 @@ def encoded(schema: Schema, columns: Mapping[str, pyarrow.Array]) -> tuple[np.nd
 def divided(
     paths: Sequence[Path], label: str, share: float, seed: int = 0
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """(training, held out): which rows of each table, bool n; ``share`` of each label where there are few, else of all.
+    """(training, held out): which rows of each table, bool n; of classes, ``share`` of each is held out, else of all.
 
-    The same tables, share and seed give the same division; a label of one row stays in training.
+    The same tables, share and seed give the same division; one row at least of a class stays in training.
     Raises InputError for a share outside of 0 to 1 and where nothing can be held out.
     """
     if not 0 < share < 1:
         raise InputError(f"the share held out is {share}; it must lie between 0 and 1")
-    name = label_names(label, names_of(paths[0]), paths[0])[0]
-    strata: dict[str, int] = {}
-    tables: list[np.ndarray] = []
-    for path in paths:
-        count, parts = 0, [np.zeros(0, np.int64)]
-        for cells in read_cells(path, [name], lambda *told: None):
-            numbered = np.full(int(cells.rows[-1]) - count, -1)
-            numbered[cells.rows - 1 - count] = _strata(cells.columns[name], strata)
-            parts.append(numbered)
-            count += len(numbered)
-        tables.append(np.concatenate(parts))
+    names = label_names(label, names_of(paths[0]), paths[0])
+    strata = _Strata(names[0])
+    tables = [strata.of(path) for path in paths]
     everything = np.concatenate(tables)
+    rows = np.flatnonzero(everything >= 0)
+    groups = [rows]
+    if len(names) == 1 and strata.are_classes:
+        first = np.unique(everything[rows], return_index=True)[1]
+        groups = [np.delete(rows, first)]  # where there are fewer than one a class to hold out
+        if share * len(rows) >= len(first):
+            groups = [rows[everything[rows] == stratum] for stratum in everything[rows[first]]]
     held = np.zeros(len(everything), bool)
-    few = len(strata) <= STRATA
-    for stratum in range(len(strata)) if few else [0]:
-        found = np.flatnonzero(everything == stratum if few else everything >= 0)
-        if len(found) < 2:
-            continue
-        count = min(max(round(share * len(found)), 1), len(found) - 1)
-        held[np.random.default_rng([seed, stratum]).permutation(found)[:count]] = True
+    for number, group in enumerate(groups):
+        if len(group) > 1:
+            count = min(max(round(share * len(group)), 1), len(group) - 1)
+            held[np.random.default_rng([seed, number]).permutation(group)[:count]] = True
     if not held.any():
         raise InputError("every label has one row; nothing can be held out, give a validation table")
     ends = np.cumsum([len(table) for table in tables])[:-1]
-    return [~part for part in np.split(held, ends)], np.split(held, ends)
+    return np.split(~held, ends), np.split(held, ends)
 
 
-def _strata(cells: pyarrow.Array, strata: dict[str, int]) -> np.ndarray:
-    """The number of each row's label, -1 where it has none; all are one where they are too many to tell apart."""
-    if is_list(cells.type) or len(strata) > STRATA:
-        strata.setdefault("", len(strata))
-        return np.where(cells.is_valid().to_numpy(zero_copy_only=False), 0, -1)
-    read = words(cells)
-    known = [strata.setdefault(word, len(strata)) for word in read.words]
-    return np.array([*known, -1], np.int64)[read.places]
+class _Strata:
+    """The number of each row's label."""
+
+    def __init__(self, name: str):
+        self.profile = Profile(name)
+        self.numbers: dict[str, int] = {}
+
+    @property
+    def are_classes(self) -> bool:
+        """Whether there are labels to be told apart."""
+        profile = self.profile
+        return (
+            not (profile.listed or profile.odd or profile.many or _are_numbers(profile)) and len(self.numbers) <= STRATA
+        )
+
+    def of(self, path: Path) -> np.ndarray:
+        """Int64 n, as many as the table has rows, broken ones too; -1 where there is no label."""
+        broken: list[int] = [0]
+        parts = [np.zeros(0, np.int64)]
+        count = 0
+        for cells in read_cells(path, [self.profile.name], lambda file, row, *told: broken.append(row)):
+            column = cells.columns[self.profile.name]
+            self.profile.add(column)
+            part = np.full(int(cells.rows[-1]) - count, -1)
+            part[cells.rows - 1 - count] = self._numbered(column)
+            parts.append(part)
+            count += len(part)
+        return np.concatenate([*parts, np.full(max(0, max(broken) - count), -1)])
+
+    def _numbered(self, cells: pyarrow.Array) -> np.ndarray:
+        if is_list(cells.type) or self.profile.many or len(self.numbers) > STRATA:
+            return np.where(cells.is_valid().to_numpy(zero_copy_only=False), 0, -1)
+        read = words(cells)
+        known = [self.numbers.setdefault(word, len(self.numbers)) for word in read.words]
+        return np.array([*known, -1], np.int64)[read.places]
 
 
 def _are_numbers(profile: Profile) -> bool:
