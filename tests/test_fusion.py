@@ -21,14 +21,13 @@ from tessella.fusion import (
     ManyToOne,
     OneToMany,
     Scheme,
-    evened,
-    stretched,
 )
 from tessella.spec import from_dict, to_dict
 from tessella.stems.streams import joined, parted
 from tessella.tokens import Tokens
 from tessella.trunks.plain import Causal, Plain
 from tessella.trunks.recurrent import Recurrent
+from tessella.verbs import evened, stretched
 
 DIM, LENGTHS = 8, {"text": 5, "image": 4, "table": 3}
 NAMES = tuple(LENGTHS)
