@@ -132,7 +132,7 @@ def _of_video(file: io.BufferedIOBase, where: str, how: Watching) -> list[np.nda
     """The one place where a file meets FFmpeg: whatever it says comes out as Unreadable."""
     av, reason = _av(where), "no video of a known kind"
     try:
-        with av.open(file, options={"format_whitelist": CONTAINERS}) as container:
+        with av.open(file, metadata_errors="replace", options={"format_whitelist": CONTAINERS}) as container:
             reason = "broken video"
             if not container.streams.video:
                 raise Unreadable(where, "no frames", "it has no video stream")
@@ -142,14 +142,15 @@ def _of_video(file: io.BufferedIOBase, where: str, how: Watching) -> list[np.nda
             seconds, count = _length(video, container)
             found = _sought(container, video, seconds, how) if count > SHORT else []
             return found or _in_order(container, video, where, how)
-    except av.error.FFmpegError as error:
-        raise Unreadable(where, reason, str(error.strerror or error)[:200]) from None
+    except (Unreadable, MemoryError):
+        raise
+    except Exception as error:  # foreign bytes make PyAV raise much else than errors of FFmpeg
+        raise Unreadable(where, reason, str(getattr(error, "strerror", "") or error)[:200]) from None
 
 
 def _av(where: str) -> ModuleType:
     with contextlib.suppress(ImportError):
         import av
-        import av.error
 
         return av
     raise InputError(f'{where} is a video, and reading those needs PyAV: pip install "tessella[video]"')

@@ -69,6 +69,8 @@ class ClipsStem(nn.Module):
     def forward(self, clip: Tensor) -> Tokens:
         if clip.shape[-2:] != self.size:
             raise InputError(f"frames of {_by(clip.shape[-2:])} pixels for a model of {_by(self.size)}; resize them")
+        if clip.shape[2] != self.tubelet.in_channels:
+            raise InputError(f"frames of {clip.shape[2]} channels for a model of {self.tubelet.in_channels}")
         filled, there = tiled(clip, self.tubelet.kernel_size[0])
         raster = self.tubelet(rearrange(filled, "b f v r c -> b v f r c"))
         grid = raster.shape[2], raster.shape[3] * raster.shape[4]
