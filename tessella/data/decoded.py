@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from tessella.data.pictures import LARGE_FILE
 from tessella.data.pixels import Unreadable
 from tessella.data.records import Records
 
+AT_ONCE = 256
+"""Files that threads may be ahead."""
 Decode = Callable[[bytes | Path], np.ndarray]
 """The frames of a file: uint8 1 v r c of a picture, uint8 f v r c of a video, float t m of a sound."""
 
@@ -62,6 +68,18 @@ class Opened:
             where = f"{self.records.name(number)}, '{self.stream}'"
             raise Unreadable(where, error.reason, error.detail) from None
 
+    def key(self, number: int) -> bytes:
+        """The same for rows of the same file: a hash of its bytes, or its path."""
+        cell = self.records.read(self.stream, number)
+        return os.fsencode(cell) if isinstance(cell, Path) else hashlib.sha256(cell or b"").digest()
+
+    def size(self, number: int) -> int:
+        """The size of a row's file."""
+        cell = self.records.read(self.stream, number)
+        if isinstance(cell, Path):
+            return cell.stat().st_size if cell.is_file() else 0
+        return len(cell or b"")
+
     def take(self, numbers: np.ndarray) -> Opened:
         """Those of some rows."""
         return Opened(self.records.take(numbers), self.stream, self.decode)
@@ -72,25 +90,41 @@ def decoded(
 ) -> tuple[Kept | None, dict[int, Unreadable]]:
     """(the frames of some rows if they have no more than ``room`` bytes, else None; what could not be read).
 
-    Every file is decoded once, whether there is room or not. Rows that are not among ``numbers`` have no frames.
+    Every file is decoded once, whether there is room or not, and however many rows have it: an image with ten
+    questions takes the room of one. Rows that are not among ``numbers`` have no frames.
     """
-    count = len(opened.records)
-    lengths = np.zeros(count, np.int64)
+    rows_of: dict[bytes, list[int]] = {}
+    for number in numbers:
+        rows_of.setdefault(opened.key(int(number)), []).append(int(number))
+    starts, ends = (np.zeros(len(opened.records), np.int64) for _ in range(2))
     growing: _Growing | None = _Growing(room)
     failed: dict[int, Unreadable] = {}
-    for number in numbers:
+    for rows, outcome in zip(rows_of.values(), _each(opened, [rows[0] for rows in rows_of.values()]), strict=True):
+        if isinstance(outcome, Unreadable):
+            failed.update(dict.fromkeys(rows, outcome))
+        elif outcome is not None and growing is not None:
+            starts[rows] = growing.count
+            growing = growing if growing.add(outcome, len(rows_of)) else None
+            ends[rows] = growing.count if growing else 0
+    return None if growing is None else Kept(growing.done(), starts, ends), failed
+
+
+def _each(opened: Opened, numbers: Sequence[int]) -> Iterator[np.ndarray | Unreadable | None]:
+    """What is decoded of each, or what was wrong. Threads do the work of large files, in their order."""
+
+    def attempt(number: int) -> np.ndarray | Unreadable | None:
         try:
-            frames = opened[int(number)]
+            return opened[number]
         except Unreadable as error:
-            failed[int(number)] = error
-            continue
-        if frames is not None and growing is not None:
-            lengths[number] = len(frames)
-            growing = growing if growing.add(frames, len(numbers)) else None
-    if growing is None:
-        return None, failed
-    ends = np.cumsum(lengths)
-    return Kept(growing.done(), ends - lengths, ends), failed
+            return error
+
+    sizes = [opened.size(number) for number in numbers[:: max(1, len(numbers) // 20)]]
+    if not sizes or np.median(sizes) < LARGE_FILE or (os.cpu_count() or 1) < 2:
+        yield from map(attempt, numbers)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(numbers), AT_ONCE):
+            yield from pool.map(attempt, numbers[start : start + AT_ONCE])
 
 
 class _Growing:
