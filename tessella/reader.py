@@ -91,7 +91,7 @@ class Reader:
         self, data: TextData, texts: Sequence[str], done: Callable[[int], None] = lambda count: None
     ) -> Foreseen:
         """The same of texts that were made into exercises before."""
-        head = getattr(self.model, "head", None)
+        head: Any = getattr(self.model, "head", None)
         if not hasattr(head, "ready"):
             raise InputError("this model gives a vector for a text and foresees no words; train masked_words --from it")
         device = next(self.model.parameters()).device

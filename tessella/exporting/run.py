@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tessella.errors import InputError, did_you_mean
-from tessella.exporting import clip, translation, vision
+from tessella.exporting import clip, language, translation, vision
 from tessella.predict import opened
 from tessella.runs import RunFolder
 
@@ -18,6 +18,7 @@ FORMATS: dict[str, Mapping[str, Format]] = {
     "translation": translation.FORMATS,
     "classification": vision.FORMATS,
     "matching": clip.FORMATS,
+    "language": language.FORMATS,
 }
 """Kind of recipe -> name of the format -> what writes it."""
 
@@ -27,7 +28,8 @@ def export_run(run: str | Path, to: str, out: str | Path, say: Callable[[str], N
 
     to: of a translation run, "ctranslate2" or "hf" (also "safetensors"), the layout of transformers' MarianMTModel; of
     a classification run, "hf", "timm", "torchvision" or "microsoft", a folder in the layout of that library, or "onnx",
-    a file with images' preparation and class names inside; of a matching run, "hf", "openai" or "onnx", a folder each.
+    a file with images' preparation and class names inside; of a matching run, "hf", "openai" or "onnx", a folder each;
+    of a language run, "hf", the layout of transformers' BERT or GPT-2.
     say: gets a line for all that is not computed there as here.
     Raises InputError where the format cannot hold the model, its package is missing, or `out` is there already.
     """

@@ -22,6 +22,8 @@ from tessella.errors import InputError, did_you_mean
 from tessella.importing.clip import TOGETHER, import_clip, import_clip_layout
 from tessella.importing.clip_tokenizer import MERGES, OLDER, WHOLE
 from tessella.importing.imported import Imported
+from tessella.importing.language import import_bert, import_gpt2
+from tessella.importing.language_tokenizers import WORDS
 from tessella.importing.marian import import_marian
 from tessella.importing.preprocessors import FILE as PREPROCESSOR
 from tessella.importing.vision import PAGES, import_layout, import_timm, import_transformers, relabelled
@@ -31,7 +33,7 @@ from tessella.zoo import clip
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 WANTED = [SAFE, "config.json", "generation_config.json", "tokenizer_config.json", "*vocab.json", "*.spm", "README.md"]
-WANTED += [PREPROCESSOR, TOGETHER, WHOLE, MERGES, OLDER]
+WANTED += [PREPROCESSOR, TOGETHER, WHOLE, MERGES, OLDER, WORDS]
 UNPICKLE_SECONDS = 600
 LARGEST_ARRAYS = 16 * 2**30
 INSIDE = ("model", "state_dict")
@@ -40,6 +42,8 @@ INSIDE = ("model", "state_dict")
 ARCHITECTURES: dict[str, Callable[[Path, Mapping[str, Any], Mapping[str, Tensor]], Imported]] = {
     "marian": import_marian,
     "clip": import_clip,
+    "bert": import_bert,
+    "gpt2": import_gpt2,
     **dict.fromkeys(PAGES, import_transformers),
 }
 """`model_type` in config.json -> what reads the checkpoint."""

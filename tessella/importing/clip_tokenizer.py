@@ -49,10 +49,10 @@ def read_tokenizer(folder: Path) -> Texts:
     if (folder / WHOLE).is_file():
         ids, merges, literal = _whole(folder / WHOLE)
     else:
-        ids, merges, literal = files.read_json(folder / VOCABULARY), _merges(folder / MERGES), {}
+        ids, merges, literal = files.read_json(folder / VOCABULARY), read_merges(folder / MERGES), {}
     if spoken.get("do_lower_case") is False:
         raise InputError(f"{folder / SPOKEN} keeps upper case, which CLIP's tokenizer does not")
-    names = {key: _content(spoken.get(f"{key}_token") or usual) for key, usual in USUAL.items()}
+    names = {key: piece_named(spoken.get(f"{key}_token") or usual) for key, usual in USUAL.items()}
     missing = next((name for name in names.values() if name not in ids), None)
     if missing is not None:
         raise InputError(f"{folder}: the vocabulary has no '{missing}'")
@@ -66,7 +66,7 @@ def read_openai(path: Path, vocab: int) -> Texts:
 
     vocab: how many pieces there are in all. Texts are read as CLIPTokenizer does; see `read_tokenizer`.
     """
-    merges = _merges(path)[: vocab - 2 * len(BYTES) - 2]
+    merges = read_merges(path)[: vocab - 2 * len(BYTES) - 2]
     pieces = [*BYTES, *(byte + END_OF_WORD for byte in BYTES), *("".join(pair) for pair in merges), BEGIN, END]
     ids = {piece: number for number, piece in enumerate(pieces)}
     if len(ids) != vocab:
@@ -178,7 +178,7 @@ def _whole(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str,
     for token in added:
         if not isinstance(token, Mapping) or ids.get(str(token.get("content"))) != token.get("id"):
             raise InputError(f"{path} adds {str(token)[:80]}, which is not in its vocabulary; not supported")
-        literal[_content(token)] = bool(token.get("normalized"))
+        literal[piece_named(token)] = bool(token.get("normalized"))
     return ids, [_pair(line, f"{path}: merge {n}") for n, line in enumerate(model.get("merges") or [])], literal
 
 
@@ -193,18 +193,18 @@ def _other(path: Path, spoken: Mapping[str, Any]) -> Texts:
         vocab = {str(piece[0]): number for number, piece in enumerate(vocab)}
     numbers = {**(vocab or {}), **{token["content"]: token["id"] for token in added}}
     names = {key: spoken.get(f"{key}_token") for key in ("pad", "bos", "eos", "unk")}
-    missing = next((key for key in ("pad", "eos", "unk") if numbers.get(_content(names[key])) is None), None)
+    missing = next((key for key in ("pad", "eos", "unk") if numbers.get(piece_named(names[key])) is None), None)
     if missing is not None:
         raise InputError(
             f"{path.parent / SPOKEN}: '{missing}_token' is {names[missing]!r}, which is not in {path.name}"
         )
-    pad, eos, unk = (numbers[_content(names[key])] for key in ("pad", "eos", "unk"))
-    begin = numbers.get(_content(names["bos"])) if names["bos"] is not None else None
+    pad, eos, unk = (numbers[piece_named(names[key])] for key in ("pad", "eos", "unk"))
+    begin = numbers.get(piece_named(names["bos"])) if names["bos"] is not None else None
     plain = {**data, "post_processor": None, "added_tokens": [{**token, "special": False} for token in added]}
     return Texts(Tokenizer(plain, SpecialIds(pad, eos if begin is None else begin, eos, unk)), begin)
 
 
-def _merges(path: Path) -> list[tuple[str, str]]:
+def read_merges(path: Path) -> list[tuple[str, str]]:
     """Two pieces a line, under a first line that names a version; the file may be packed (.gz)."""
     with files.explained(path):
         if not path.is_file():
@@ -228,7 +228,7 @@ def _pair(line: Any, where: str) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
-def _content(token: Any) -> str:
+def piece_named(token: Any) -> str:
     """A token as text or as the record of an added token."""
     if isinstance(token, Mapping):
         if any(token.get(flag) for flag in ("lstrip", "rstrip", "single_word")):

@@ -105,7 +105,7 @@ def listing(pattern: str = "") -> Iterator[Listed]:
         page = inspect.getmodule(getattr(make, "func", make))
         about = (page.__doc__ or "").splitlines()[0] if page else ""
         card = CARDS.get(name)
-        spec = model_spec(name, {"vocab": VOCAB} if needs_vocabulary(name) else {})
+        spec = model_spec(name, {"vocab": VOCAB} if is_translator(name) else {})
         image, macs, text_macs = getattr(spec, "image", spec), None, None
         if card:
             macs = multiply_adds(image, (1, channels(image), card.size, card.size))
@@ -115,10 +115,9 @@ def listing(pattern: str = "") -> Iterator[Listed]:
         yield Listed(name, parameters(spec), macs, text_macs, card, about)
 
 
-def needs_vocabulary(name: str) -> bool:
-    """Whether a model of text has no vocabulary that it usually comes with."""
-    vocab = inspect.signature(MODELS[name]).parameters.get("vocab")
-    return vocab is not None and vocab.default is vocab.empty
+def is_translator(name: str) -> bool:
+    """Whether a model reads texts in one language and writes them in another."""
+    return name not in CARDS and name not in LANGUAGE
 
 
 def channels(spec: Model) -> int:
