@@ -124,7 +124,7 @@ class Regress(Objective):
     def __call__(self, model: nn.Module, batch: Batch) -> Losses:
         answers, label = model(given(batch)).float(), batch["label"]
         apart = F.mse_loss(answers, label) if self.loss == "squared" else F.huber_loss(answers, label)
-        return {"loss": apart, "weight": weight_of(batch), "error": (answers - label).abs().mean()}
+        return {"loss": apart, "weight": weight_of(batch), "error": (answers.detach() - label).abs().mean()}
 
 
 @spec("tag")

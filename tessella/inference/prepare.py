@@ -22,6 +22,7 @@ from tessella.inference.products import FUSED, Packed, PackedConv, PatchProduct,
 from tessella.models import EncoderModel
 from tessella.trunks.convnet import Layer, Residual
 from tessella.trunks.plain import PlainDecoderTrunk
+from tessella.verbs import Cross
 
 
 def prepare(model: nn.Module, dtype: str = "float32") -> nn.Module:
@@ -93,6 +94,14 @@ def _block(module: Any, product: Product) -> nn.Module:
     return module
 
 
+def _cross(module: Any, product: Product) -> nn.Module:
+    """Its blocks look at what others made: keys and values are of another input than queries."""
+    for block in (block for blocks in module.stacks for block in blocks):
+        block.attn = PreparedAttention(block.attn, product, ("k", "v"))
+        block.mlp = _rewritten(block.mlp, product)
+    return module
+
+
 def _conv(module: Any, product: Product) -> nn.Module:
     if module.padding_mode != "zeros" or isinstance(module.padding, str):
         return module
@@ -141,6 +150,7 @@ RULES: dict[type[nn.Module], Callable[[Any, Product], nn.Module]] = {
     NextWordHead: _linear,
     FeedForward: _feed_forward,
     Block: _block,
+    Cross: _cross,
     Layer: _layer,
     Residual: _residual,
     PlainDecoderTrunk: _decoder,
