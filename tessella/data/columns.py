@@ -9,7 +9,7 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 import pyarrow.parquet
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
 from tessella.data.albums import natural
 from tessella.data.cells import Cells, holds_bytes, names_of, read_cells
@@ -17,7 +17,7 @@ from tessella.data.media import files_in, files_named
 from tessella.data.profiles import GOOD, MOST_VALUES, SAMPLE, Guess, Profile, guess
 from tessella.data.targets import Target, Task, label_names, target_of
 from tessella.errors import InputError, did_you_mean
-from tessella.spec import Spec, spec
+from tessella.spec import Spec, explain, spec
 
 Kind = Literal["image", "sound", "video", "text", "category", "number", "ignore"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -156,15 +156,18 @@ def read_schema(
     columns = [
         _column(name, guesses.get(name), profiles.get(name), paths[0].parent) for name in names if name not in labels
     ]
-    return Schema(
-        columns=tuple(columns),
-        label=tuple(labels),
-        rows=profiles[labels[0]].rows,
-        task=target.task,
-        names=target.names,
-        targets=target.targets,
-        why=target.why,
-    )
+    try:
+        return Schema(
+            columns=tuple(columns),
+            label=tuple(labels),
+            rows=profiles[labels[0]].rows,
+            task=target.task,
+            names=target.names,
+            targets=target.targets,
+            why=target.why,
+        )
+    except ValidationError as error:
+        raise InputError(explain(error)) from None
 
 
 def chosen_cells(cells: Iterator[Cells], chosen: np.ndarray | None) -> Iterator[Cells]:
