@@ -11,6 +11,7 @@ from tessella.cli.embed import embed
 from tessella.cli.exchange import export, import_
 from tessella.cli.judge import evaluate
 from tessella.cli.retrieve import index, search
+from tessella.cli.rows import answer, predict
 from tessella.cli.train import check, demo, models, recipes, story, train
 from tessella.cli.use import classify, show, translate
 from tessella.errors import InputError
@@ -26,7 +27,7 @@ app = typer.Typer(
 )
 VERBS = {
     "Train": (check, train, recipes),
-    "Use": (translate, classify, caption, evaluate, show),
+    "Use": (translate, classify, caption, answer, predict, evaluate, show),
     "Search": (index, search, embed),
     "Exchange": (import_, export),
     "Learn": (models, story, demo),
