@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tessella import files
 from tessella.data.columns import Schema
-from tessella.data.layouts import best_split, find_files
+from tessella.data.layouts import SPLIT_OF, best_split, find_files
 from tessella.data.quarantine import Quarantine
 from tessella.data.records import Records, read_records
 from tessella.data.sheets import SUFFIXES
@@ -120,10 +120,10 @@ def chosen_tables(path: Path, split: str | None) -> tuple[str | None, list[Path]
     Raises InputError for a split that is not there.
     """
     there = find_files(path, SUFFIXES)
-    if split and split not in there and "" not in there:
-        raise InputError(f"{path} has no split '{split}'; it has {', '.join(there)}")
-    chosen = split if split in there else best_split(there)
-    return chosen or split, there[chosen or ""]
+    wanted = SPLIT_OF.get(split.lower(), split) if split else best_split(there) or ""
+    if wanted not in there:
+        raise InputError(f"{path} has no split '{split}'; it has {', '.join(filter(None, there)) or 'none'}")
+    return wanted or None, there[wanted]
 
 
 def judge(
@@ -222,8 +222,9 @@ def _groups(records: Records, outcomes: np.ndarray) -> list[Group]:
     streams = list(records.schema.streams)
     there = np.stack([records.there(name) for name in streams], axis=1)
     patterns, which, counts = np.unique(there, axis=0, return_inverse=True, return_counts=True)
+    order = sorted(range(len(patterns)), key=lambda number: (-counts[number], -patterns[number].sum()))
     made = []
-    for number in np.argsort(-counts, kind="stable").tolist() if len(patterns) > 1 else []:
+    for number in order if len(patterns) > 1 else []:
         inside = outcomes[which.ravel() == number]
         lacking = tuple(name for name, here in zip(streams, patterns[number], strict=True) if not here)
         made.append(Group(lacking, len(inside), *level(inside)))

@@ -16,7 +16,7 @@ OUTCOME = {"classes": "accuracy", "numbers": "MAE", "labels": "all right"}
 CHIEF = {
     "classes": ("accuracy", "AUC"),
     "numbers": ("MAE", "R²"),
-    "labels": ("mAP", "micro F1", "all right"),
+    "labels": ("mAP", "all right"),
 }
 """Task -> what is shown where there is no room for all measures."""
 

@@ -8,7 +8,7 @@ import numpy as np
 
 SPAN = 20.0
 """Log odds beyond this, a chance of 2 in a billion, count as alike."""
-BINS = 2**20
+BINS = 2**18
 CELLS = 2**21
 """Bins of all questions together: 32 MiB of counts."""
 
@@ -16,8 +16,8 @@ CELLS = 2**21
 class Ranks:
     """How well log odds tell yes from no, for `k` questions at once, each row answering all of them.
 
-    Rows are not kept, only how many of yes and of no fall into each of many narrow bins of log odds: a million of width
-    0.00004 for two questions, two thousand of width 0.02 for a thousand. Odds of one bin count as equal, so that each
+    Rows are not kept, only how many of yes and of no fall into each of many narrow bins of log odds: 262,144 of width
+    0.00015 for up to eight questions, 2,097 of width 0.02 for a thousand. Odds of one bin count as equal, so that each
     number is exactly that of the rounded odds.
     """
 
