@@ -72,6 +72,12 @@ def evaluate(
         without(wrong, runs[0], f"{option.TELLS[kind]}; it takes --data")
         _captioning(runs, {**pictures, **searching, "caption": caption}, out, device, dtype)
         return
+    if kind == "language":
+        own = {name: pictures[name] for name in ("data", "split")}
+        wrong = {**pictures, **sentences, **searching, **named, "caption": caption}
+        without({n: v for n, v in wrong.items() if n not in {*own, "columns"}}, runs[0], "a model of texts")
+        _language(runs, {**own, "columns": columns}, out, device, dtype)
+        return
     without({**sentences, **searching}, runs[0], f"{option.TELLS[kind]}; it takes --data")
     if kind == "classification":
         without({**named, "caption": caption}, runs[0], "a classifier with classes of its own")
@@ -122,6 +128,27 @@ def _classification(
         judge.save_predictions(found, csv)
     if html:
         save_page(found, differences, f"{data}, {split}" if split else str(data), html)
+
+
+def _language(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
+    from tessella import read_evaluate as judge
+    from tessella.predict import load, opened
+    from tessella.read_tables import show_read
+    from tessella.tables import progress
+
+    data, columns = given["data"], given["columns"]
+    if data is None:
+        raise InputError("a model of texts is evaluated on texts; give --data (and --columns of a table)")
+    own = opened(runs[0])[1].data.columns  # pyright: ignore[reportAttributeAccessIssue]  # of a language run
+    read = judge.texts_of(data, given["split"], columns.split(",") if columns else own)
+    found = []
+    for run in runs:
+        with progress(None, "reading") as done:
+            found.append(judge.read_through(run, load(run, device, dtype), read.texts, done))
+    judge.one_exercise(found)
+    show_read(found, read)
+    if out:
+        judge.save(found, read, data, out)
 
 
 def _translation(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:

@@ -17,6 +17,7 @@ TELLS = {
     "matching": "a model of images and texts",
     "fusion": "a model of rows of mixed columns",
     "captioning": "a captioner of images",
+    "language": "a model of texts",
 }
 """Kind of a run -> what people call it."""
 VERBS = {
