@@ -18,7 +18,7 @@ DAY = 86_400_000
 """Milliseconds."""
 MISSING = pyarrow.array(["", "na", "n/a", "nan", "null", "none"], pyarrow.large_string())
 """What stands for a missing number in tables of text, in any case."""
-NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
+NUMBER = r"(?i)^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|inf)$"
 WHOLE = re.compile(r"([+-]?[0-9]+)\.0+")
 Faults = list[tuple[str, np.ndarray]]
 """What is wrong, and with which cells (bool n)."""
