@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
+from PIL.Image import Resampling
 
 from tessella.charts import bar_chart, line_chart
 from tessella.class_page import by_class, confusions, reliability, sheet
 from tessella.data.pixels import decode
 from tessella.fuse_evaluate import Compared, Fused
 from tessella.fuse_words import (
-    OUTCOME,
     PLAIN,
     change,
     chief,
@@ -38,7 +38,7 @@ def save_page(found: Sequence[Fused], differences: Sequence[Compared], data: str
     report = Report("Evaluation", f"{', '.join(first.schema.label)} from {data}, {len(first.records):,} rows")
     for number, one in enumerate(found, 1):
         mean, span = level(one.schema, *one.level)
-        intro = f"{outcome(one.schema)} {mean}; 95 % of resampled sets give {span}."
+        intro = f"{outcome(one.schema)} {mean}, with a 95 % interval of {span}."
         chapter = report.chapter(f"run-{number}", one.run, intro[0].upper() + intro[1:])
         _measures(chapter, one)
         _asides(chapter, one)
@@ -99,7 +99,7 @@ def _streams(chapter: Chapter, one: Fused) -> None:
     heights = [whole[name], *(chief(one.schema, masked.measured)[name] for masked in one.masked)]
     shares = one.schema.task != "numbers"
     chapter.figure(bar_chart(groups, {name: heights}, "", name, percent=shares))
-    test = "a z test" if one.schema.task == "numbers" else "McNemar"
+    test = "z test" if one.schema.task == "numbers" else "McNemar"
     head = [f"change of {outcome(one.schema)}{', points' * shares}", "95 % interval", f"p ({test})"]
     chapter.table(["", *whole, *head], rows)
 
@@ -135,13 +135,14 @@ def _worst(chapter: Chapter, one: Fused) -> None:
     if seen:
         tiles = [_tile(one, images[0], number) for number in seen]
         chapter.figure(sheet(tiles), "From left to right, row by row; their list is below.")
+    columns = [name for name in one.sums.columns if name != "correct"]
     shown = ["text"] if one.schema.texts else []
     rows: list[list[Cell]] = []
     for number in chosen:
         text = one.records.text(number)
         cells = [text[:SAMPLE] + " …" * (len(text) > SAMPLE)] if shown else []
-        rows.append([one.records.place(number)[1], *one.sums.told(number), *cells])
-    chapter.table(["row", *one.sums.columns, *shown], rows)
+        rows.append([one.records.place(number)[1], *one.sums.told(number)[: len(columns)], *cells])
+    chapter.table(["row", *columns, *shown], rows)
 
 
 def _tile(one: Fused, stream: str, number: int) -> np.ndarray:
@@ -149,7 +150,8 @@ def _tile(one: Fused, stream: str, number: int) -> np.ndarray:
     source = one.records.read(stream, number)
     assert source is not None
     picture = decode(source, 3)
-    picture.thumbnail((SIDE, SIDE))
+    small = max(picture.size) <= SIDE // 2
+    picture = ImageOps.contain(picture, (SIDE, SIDE), Resampling.NEAREST if small else Resampling.BICUBIC)
     tile = Image.new("RGB", (SIDE, SIDE), "white")
     tile.paste(picture, ((SIDE - picture.width) // 2, (SIDE - picture.height) // 2))
     return np.asarray(tile)
@@ -180,4 +182,4 @@ def _differences(report: Report, first: Fused, differences: Sequence[Compared]) 
         [one.run, one.difference.rows, *change(first.schema, one.difference)] for one in differences
     ]
     unit = ", points" if first.schema.task != "numbers" else ""
-    chapter.table(["run", "rows", f"{OUTCOME[first.schema.task]}{unit}", "95 % interval", "p"], rows)
+    chapter.table(["run", "rows", f"change of {outcome(first.schema)}{unit}", "95 % interval", "p"], rows)

@@ -11,7 +11,6 @@ from rich.table import Table
 from tessella.class_tables import EVERY_CLASS, WORST, by_class, confusions, set_aside
 from tessella.fuse_evaluate import Compared, Fused
 from tessella.fuse_words import (
-    OUTCOME,
     PLAIN,
     change,
     chief,
@@ -102,7 +101,7 @@ def against_first(first: Fused, differences: Sequence[Compared]) -> Table:
     """Paired: only rows on which two runs differ tell them apart."""
     table = Table(title=f"against {escape(first.run)}, row by row", caption=_unit(first))
     table.add_column("run", overflow="fold")
-    for column in ("rows", OUTCOME[first.schema.task], "95 %", "p"):
+    for column in ("rows", "change", "95 %", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     for one in differences:
         table.add_row(escape(one.run), f"{one.difference.rows:,}", *change(first.schema, one.difference))
@@ -139,7 +138,7 @@ def by_lacking(one: Fused) -> Table:
 def remarks(one: Fused) -> list[str]:
     """What the numbers leave out: intervals, speed, classes without a row, unseen categories, what was set aside."""
     mean, span = level(one.schema, *one.level)
-    lines = [f"{one.run}: {outcome(one.schema)} {mean}, in 95 % of resampled sets {span}; {one.rate:,.0f} rows/s"]
+    lines = [f"{one.run}: {outcome(one.schema)} {mean} (95 %: {span}); {one.rate:,.0f} rows/s"]
     if one.scores.absent:
         absent = one.scores.absent
         told = f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}"

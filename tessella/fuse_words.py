@@ -34,7 +34,7 @@ def figure(name: str, value: float | None) -> str:
 
 def in_unit(value: float, sign: str = "") -> str:
     """An error in the unit of the label."""
-    return f"{value:{sign},.4g}" if abs(value) < 1000 else f"{value:{sign},.0f}"
+    return f"{value:{sign}#.4g}" if abs(value) < 1000 else f"{value:{sign},.0f}"
 
 
 def outcome(schema: Schema) -> str:
