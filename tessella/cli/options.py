@@ -25,6 +25,7 @@ VERBS = {
     "classification": "classify",
     "matching": "classify",
     "captioning": "caption",
+    "fusion": "predict",
 }
 """Kind of a run -> the verb that uses it; the others are evaluated."""
 
