@@ -22,15 +22,20 @@ def parameters(model: Model) -> int:
 
 def multiply_adds(model: Model, *shapes: tuple[int, ...], dtype: torch.dtype = torch.float32) -> int:
     """Multiply-adds of products and convolutions (half of torch's count of FLOPs) for inputs of these shapes."""
-    with torch.device("meta"), torch.no_grad():
-        built = model.build().eval()
-        for module in built.modules():
-            if isinstance(module, Attend):
-                module.forward = _two_products
-            elif isinstance(module, ELEMENTWISE):
-                module.forward = _as_it_is
-        with _Counter() as counter:
-            built(*(torch.empty(shape, dtype=dtype) for shape in shapes))
+    with torch.device("meta"):
+        built = model.build()
+        return multiply_adds_of(built, *(torch.empty(shape, dtype=dtype) for shape in shapes))
+
+
+def multiply_adds_of(built: nn.Module, *inputs: Any) -> int:
+    """The same of a model that is built, for these inputs; it is of no use afterwards. Streams need real tensors."""
+    for module in built.eval().modules():
+        if isinstance(module, Attend):
+            module.forward = _two_products
+        elif isinstance(module, ELEMENTWISE):
+            module.forward = _as_it_is
+    with torch.no_grad(), _Counter() as counter:
+        built(*inputs)
     return counter.flops // 2
 
 
