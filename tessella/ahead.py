@@ -50,7 +50,7 @@ def computed(
                 return
             good = [one for one in done if isinstance(one, Tensor)]
             answers = compute(torch.stack(good)) if good else ()
-            rows = iter(answers.cpu() if isinstance(answers, Tensor) else answers)
+            rows: Iterator[A] = iter(answers.cpu() if isinstance(answers, Tensor) else answers)  # pyright: ignore
             yield from (next(rows) if isinstance(one, Tensor) else one for one in done)
 
 

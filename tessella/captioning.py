@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from tessella.caption_scores import caption_scores
 from tessella.captioner import Captioner
@@ -17,15 +17,19 @@ from tessella.data.caption_batches import CaptionData
 from tessella.data.ids import Reading, Sayings
 from tessella.data.picture_batches import Batch, PictureData, Source, in_order, source_of, stream
 from tessella.data.quarantine import Quarantine
+from tessella.errors import InputError
 from tessella.lesson import Lesson
 from tessella.matching import Pairs, _same_pairs, pairs_of
 from tessella.predict import opened
+from tessella.pretrained import fill, language_weights
 from tessella.processes import launch, seed_all
 from tessella.recipes.captioning import Captioning, with_words
 from tessella.recipes.matching import Matching
 from tessella.recipes.named import to_yaml
+from tessella.recipes.reading import Pretraining
 from tessella.runs import RunFolder
 from tessella.sitting import Sitting
+from tessella.start import below
 from tessella.text import Codec, train_codec
 from tessella.transfer import still, transfer
 
@@ -69,17 +73,31 @@ def begin(model: Any, recipe: Captioning, say: Callable[[str], None], resume: bo
     """The weights to start from, and what of the model does not learn."""
     if recipe.start and not resume:
         run, theirs = opened(recipe.start)
-        weights = run.weights()
         if isinstance(theirs, Captioning):
-            transfer(model, weights, say)
+            transfer(model, run.weights(), say)
+        elif isinstance(theirs, Pretraining):
+            _writes(model, recipe, say)
         else:
-            tower = "image." if isinstance(theirs, Matching) else ""
-            transfer(model.source, _below(weights, f"{tower}stem."), say)
-            transfer(model.encoder, _below(weights, f"{tower}trunk."), say)
+            weights, tower = run.weights(), "image." if isinstance(theirs, Matching) else ""
+            transfer(model.source, below(weights, f"{tower}stem."), say)
+            transfer(model.encoder, below(weights, f"{tower}trunk."), say)
             say(f"it sees with the weights of {recipe.start}; what writes is fresh")
     if recipe.freeze:
         still(model.source)
         still(model.encoder)
+
+
+def _writes(model: Any, recipe: Captioning, say: Callable[[str], None]) -> None:
+    """What writes begins with a language model; its look at the image stays fresh, as what sees does."""
+    if recipe.freeze:
+        raise InputError(f"{recipe.start} is a language model, which sees nothing that could stay as it is")
+    language = language_weights(recipe.start or "")
+    words = language.codec.source
+    if words.pad == words.eos:
+        raise InputError(f"{recipe.start} pads with the id that ends a text, so that ends could not be learned")
+    fill(model.target, language.named("", None))
+    fill(model.decoder, language.named(None, ""))
+    say(f"it writes with the weights of {recipe.start}; what sees is fresh")
 
 
 def lesson_of(recipe: Captioning, model: nn.Module, captions: Sayings, pairs: Pairs, reading: Reading) -> Lesson:
@@ -148,11 +166,6 @@ def validate(
     return {"loss": total / pieces, **told, "distinct": distinct, "degenerate": scores.degenerate}
 
 
-def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The weights whose names begin so, by the rest of their names."""
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-
-
 def _begin(run: RunFolder, recipe: Captioning, pairs: Pairs, codec: Codec, quarantine: Quarantine, data: Path) -> None:
     """Writes what a run holds before its first step."""
     run.write("codec.json", codec.save)
@@ -162,10 +175,10 @@ def _begin(run: RunFolder, recipe: Captioning, pairs: Pairs, codec: Codec, quara
 
 
 def _codec(recipe: Captioning, pairs: Pairs) -> Codec:
-    """That of the captioner to start from, else one learned from the captions."""
+    """That of the captioner or language model to start from, else one learned from the captions."""
     if recipe.start:
         run, theirs = opened(recipe.start)
-        if isinstance(theirs, Captioning):
+        if isinstance(theirs, Captioning | Pretraining):
             return Codec.load(run.path / "codec.json")
     texts = [text for several in pairs.training.captions for text in several]
     return train_codec(recipe.codec.replace(shared=True), texts, texts)

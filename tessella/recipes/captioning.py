@@ -12,10 +12,11 @@ from tessella.data.randaugment import RandAugment
 from tessella.decode import Decoding
 from tessella.errors import InputError
 from tessella.loop import LoopSpec
-from tessella.models import Encoder, EncoderDecoder, Model
+from tessella.models import Encoder, EncoderDecoder, Language, Model
 from tessella.objectives import Objective, Translate
 from tessella.optimizers import AdamW, OptimizerSpec
 from tessella.recipes.matching import CaptionedImages, Matching, image_tower
+from tessella.recipes.reading import Pretraining
 from tessella.recipes.recipe import Chosen, Recipe
 from tessella.recipes.vision import Classification
 from tessella.schedules import Cosine, Schedule
@@ -24,7 +25,7 @@ from tessella.stems.patches import Pixels
 from tessella.stems.words import Words
 from tessella.text import CodecSpec
 from tessella.trunks.convnet import Entry, ResNet
-from tessella.trunks.plain import PlainDecoder, Trunk
+from tessella.trunks.plain import Causal, PlainDecoder, Stack, Trunk
 from tessella.zoo.catalog import CARDS, full_name, model_spec
 
 
@@ -41,7 +42,8 @@ class Captioning(Recipe):
     model: Part[Model]
     objective: Part[Objective] = Translate()
     start: str | None = None
-    """A run folder or hf://owner/name whose weights are the beginning: another captioner, or what sees images."""
+    """A run folder or hf://owner/name whose weights are the beginning: another captioner's, or those of what sees
+    (a classifier's, an image tower's) or of what writes (a language model's)."""
     freeze: bool = False
     """What sees images does not learn."""
     optimizer: Part[OptimizerSpec] = AdamW(beta2=0.98, decay=0.05)
@@ -61,6 +63,8 @@ class Captioning(Recipe):
             raise InputError("mixed images have no caption; set augment.mixup=0 and augment.cutmix=0")
         if not isinstance(self.objective, Translate):
             raise InputError(f"'{self.objective.kind}' learns no captions; the objective 'translate' does")
+        if self.freeze and not self.start:
+            raise InputError("what sees can stay as it is only where it comes from a run; give --from")
         return self
 
 
@@ -68,6 +72,12 @@ def seeing(model: Any, encoder: Encoder) -> EncoderDecoder:
     """The captioner with the stem and trunk of a model of images in the place of what it sees with."""
     memory = encoder.trunk.width
     return model.replace(source=encoder.stem, encoder=encoder.trunk, decoder=model.decoder.replace(memory=memory))
+
+
+def writing(model: Any, language: Language) -> EncoderDecoder:
+    """The captioner with the stem and trunk of a language model in the place of what it writes with."""
+    stack = {name: getattr(language.trunk, name) for name in Stack.model_fields}
+    return model.replace(target=language.stem, decoder=PlainDecoder(**stack, memory=model.encoder.width))
 
 
 def with_words(model: Any, vocab: int, pad: int) -> EncoderDecoder:
@@ -108,17 +118,20 @@ def resized(recipe: Captioning, side: int) -> Captioning:
 
 
 def begun(recipe: Captioning, theirs: Recipe) -> Captioning:
-    """The recipe for a captioner that begins with a run: with all of another one, or with what sees images of others.
+    """The recipe for a captioner that begins with a run: with all of another one, or with a part of others.
 
     Raises InputError for a run of another kind.
     """
     if isinstance(theirs, Captioning):
         return recipe.replace(**{name: getattr(theirs, name) for name in ("model", "image", "codec", "length")})
+    words = theirs.model if isinstance(theirs, Pretraining) else None
+    if isinstance(words, Language) and isinstance(words.trunk, Causal):
+        return recipe.replace(model=writing(recipe.model, words), codec=theirs.codec)
     eye = image_tower(theirs.model) if isinstance(theirs, Matching) else getattr(theirs, "model", None)
     if not isinstance(theirs, Matching | Classification) or not isinstance(eye, Encoder):
         raise InputError(
-            f"a '{theirs.kind}' run is no start for a captioner; another captioner is, a classifier of images, or "
-            "a model of images and texts"
+            f"this '{theirs.kind}' run is no start for a captioner; another captioner is, a classifier of images, "
+            "a model of images and texts, or a language model of next words"
         )
     return recipe.replace(model=seeing(recipe.model, eye), image=theirs.image)
 
