@@ -138,13 +138,13 @@ def test_the_map_of_the_readme_is_true():
 
 def test_models_in_the_readme_can_be_built():
     """Its expressions of parts are code, and of the sizes that their papers have."""
-    from tessella import heads, models
-    from tessella.stems import patches, words
+    from tessella import fusion, heads, models
+    from tessella.stems import columns, patches, streams, words
     from tessella.trunks import cvt, plain, swin
     from tessella.zoo.counts import parameters as count
 
     known = {}
-    for module in (models, heads, patches, words, cvt, plain, swin):
+    for module in (models, heads, fusion, patches, words, columns, streams, cvt, plain, swin):
         known.update(vars(module))
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     sizes = []
@@ -155,4 +155,4 @@ def test_models_in_the_readme_can_be_built():
             else:
                 exec(ast.unparse(part), known)
     assert sizes[:5] == [63_082_496, 86_567_656, 87_338_192, 28_288_354, 19_997_480]
-    assert len(sizes) == 6
+    assert len(sizes) == 7
