@@ -55,7 +55,7 @@ class Exercise(Spec):
 class MaskedWords(Exercise):
     """Some of the pieces are asked for, and mostly hidden (Devlin et al. 2019, sec. 3.1), anew each time.
 
-    share: of the pieces, asked for; of these, `masked` are replaced by the blank, `random` by any other piece, and the
+    share: of the pieces, asked for, but at least one of a row; of these, `masked` are replaced by the blank, `random` by any other piece, and the
     rest left as they are. Ends and beginnings are never asked for.
     """
 
@@ -75,7 +75,8 @@ class MaskedWords(Exercise):
         """See `Exercise`."""
         places = np.arange(ids.shape[1])
         there = (places >= 1) & (places < lengths[:, None]) & np.isin(ids, pieces.text)
-        asked = there & (rng.random(ids.shape) < self.share)
+        drawn = np.where(there, rng.random(ids.shape), 2.0)
+        asked = there & (drawn <= np.maximum(self.share, drawn.min(axis=1, keepdims=True)))
         how, other = rng.random(ids.shape), rng.choice(pieces.text, ids.shape)
         source = np.where(asked & (how < self.masked), pieces.mask, ids)
         changed = asked & (how >= self.masked) & (how < self.masked + self.random)
@@ -98,7 +99,7 @@ def passages(texts: Sequence[str], tokenizer: Tokenizer, length: int, begin: int
     """The ids of texts, ending with eos and beginning with `begin` if there is one, in rows of `length` at most.
 
     A longer text becomes several rows; each begins with the last id of the one before, so that every id but the very
-    first is asked for once. Raises InputError where a row has no room.
+    first is asked for once. A text without any piece has no row. Raises InputError where a row has no room.
     """
     if length < 3:
         raise InputError(f"a text may have {length} ids; it needs 3 at least, its ends included")
@@ -109,7 +110,7 @@ def _rows(texts: Sequence[str], tokenizer: Tokenizer, length: int, front: list[i
     for start in range(0, len(texts), ENCODED_AT_ONCE):
         for row in tokenizer.encode(list(texts[start : start + ENCODED_AT_ONCE])):
             whole = np.asarray([*front, *row], np.int32)
-            for at in range(0, max(1, len(whole) - 1), length - 1):
+            for at in range(0, len(whole) - 1 if len(row) > 1 else 0, length - 1):
                 yield whole[at : at + length]
 
 
