@@ -8,6 +8,8 @@ import time
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from mixed_tables import files, gif, png, wav, written
@@ -299,3 +301,21 @@ def test_training_is_fed_quickly(tmp_path):
     for _, batch in stream(data, 100, epochs=4):
         assert len(batch["index"]) == 100
     assert 4 * count / (time.process_time() - start) > 2000
+
+
+def test_texts_of_a_batch_are_of_like_length(tmp_path):
+    """Every row comes once all the same, and which batch comes when is drawn."""
+    rng = np.random.default_rng(0)
+    texts = [" ".join(["word"] * n) for n in rng.integers(1, 60, 640)]
+    path = tmp_path / "texts.parquet"
+    pq.write_table(pa.table({"about": texts, "label": [str(n % 2) for n in range(640)]}), path)
+    schema = read_schema([path], "label", {"about": "text"})
+    codec = train_codec(CodecSpec(size=300), texts, texts)
+    rows = prepared(read_records([path], schema), Preparation(schema, reading=Reading(codec.source, 128)))
+    lengths = rows.ids.rows.lengths
+    batches = RecordData(rows).epoch(0, 16)
+    assert sorted(batches.flatten().tolist()) == list(range(640))
+    spread = [np.ptp(lengths[batch]) for batch in batches]
+    assert np.mean(spread) < 0.2 * np.ptp(lengths)
+    means = [lengths[batch].mean() for batch in batches]
+    assert means != sorted(means)

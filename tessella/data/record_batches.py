@@ -33,6 +33,8 @@ from tessella.errors import InputError
 
 Batch = dict[str, Any]
 THERE = ".there"
+ALIKE = 20
+"""Batches whose texts are dealt out among them by length."""
 
 
 @dataclass(frozen=True)
@@ -190,11 +192,19 @@ class RecordData:
     def epoch(self, number: int, size: int) -> np.ndarray:
         """The rows of each batch of an epoch (from 0), long batches ``size``, less an incomplete last batch.
 
-        Where there are fewer rows than ``size``, they are one batch.
+        Where there are fewer rows than ``size``, they are one batch. Texts of some batches at a time are dealt out by
+        their length, so that there is less padding; which batch comes when stays a matter of luck.
         """
-        count = len(self)
-        order = np.random.default_rng([self.seed, number]).permutation(count)
-        return order[: count - count % size].reshape(-1, size) if count >= size else order.reshape(1, count)
+        count, rng = len(self), np.random.default_rng([self.seed, number])
+        order = rng.permutation(count)
+        if count < size:
+            return order.reshape(1, count)
+        order = order[: count - count % size]
+        if self.rows.ids is not None:
+            lengths = self.rows.ids.rows.lengths[order]
+            pool = np.arange(len(order)) // (ALIKE * size)
+            order = rng.permutation(order[np.lexsort((lengths, pool))].reshape(-1, size))
+        return order.reshape(-1, size)
 
     def batch(self, epoch: int, number: int, indices: Sequence[int]) -> Batch:
         """One batch. Raises InputError that names a row whose file cannot be read."""
