@@ -42,7 +42,6 @@ Beam = Annotated[
 ]
 Alpha = Annotated[float | None, typer.Option(help="Length penalty; larger favours longer answers.", min=0)]
 ImageColumn = Annotated[str, typer.Option("--image", help="Of a table: the column of the pictures.")]
-LabelColumn = Annotated[str, typer.Option("--label", help="Of a table: the column of the classes.")]
 
 Labelled = Annotated[
     Path | None, typer.Option(help="Labelled pictures: folders, tables, IDX.", rich_help_panel=CLASSIFIERS)

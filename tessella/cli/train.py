@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from tessella.cli import options as option
-from tessella.cli.options import ImageColumn, LabelColumn, Size, Threads, say, use_threads
+from tessella.cli.options import Size, Threads, say, use_threads
 from tessella.errors import InputError
 
 
@@ -59,38 +59,36 @@ def check(
     data: Annotated[
         Path, typer.Argument(help="A folder of class folders, tables, tar shards, or IDX files.", show_default=False)
     ],
-    image: ImageColumn = "image",
-    label: LabelColumn = "label",
+    image: Annotated[str | None, typer.Option(help="Of a table of pictures: their column (image).")] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Of a table: the column of classes, or of what else is predicted (label).")
+    ] = None,
     caption: Annotated[
         str | None, typer.Option(help="Of a table: its column of captions, where there is one of classes, too.")
     ] = None,
     words: Annotated[int, typer.Option(help="Tell of captions of more words.", min=1)] = 25,
     smallest: Annotated[int, typer.Option(help="Pictures of fewer rows or columns cannot be used.", min=1)] = 1,
+    kinds: option.Kinds = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object, with every name.")] = False,
 ) -> None:
-    """List all that is wrong with labelled or captioned pictures; exit code 1 if training would refuse them."""
+    """List all that is wrong with pictures, captions or rows; exit code 1 if training would refuse them."""
     from tessella.data.albums import PictureColumns
     from tessella.data.caption_preflight import caption_preflight, has_captions
     from tessella.data.captions import CaptionColumns
     from tessella.data.preflight import preflight
+    from tessella.data.record_preflight import has_rows, record_preflight
+    from tessella.recipes.fusing import kinds_named
 
-    minimum, captions = (smallest, smallest), CaptionColumns(image=image, caption=caption or "caption")
+    named = PictureColumns(image=image or "image", label=label or "label")
+    minimum, captions = (smallest, smallest), CaptionColumns(image=named.image, caption=caption or "caption")
     found: Any
-    if caption or has_captions(data, captions, label):
+    if kinds or (image is None and caption is None and has_rows(data, label)):
+        found = record_preflight(data, named.label, kinds_named(kinds or []))
+    elif caption or has_captions(data, captions, named.label):
         found = caption_preflight(data, captions, minimum, words)
-        splits = {part.title: {"captions": len(part.texts)} for part in found.parts}
     else:
-        found = preflight(data, PictureColumns(image=image, label=label), minimum=minimum)
-        counts = {part.title: part.pictures.counts.tolist() for part in found.parts}
-        splits = {title: {"classes": dict(zip(found.classes, each, strict=True))} for title, each in counts.items()}
-    if not as_json:
-        typer.echo(found.render())
-    else:
-        told = {"data": str(data), "fatal": found.fatal, "splits": splits, "fine": found.fine}
-        for part in found.parts:
-            splits[part.title] |= {"pictures": len(part.pictures), "set aside": len(part.quarantine)}
-        told["problems"] = [problem._asdict() for problem in found.problems]
-        typer.echo(json.dumps(told, ensure_ascii=False, indent=1))
+        found = preflight(data, named, minimum=minimum)
+    typer.echo(json.dumps(found.to_dict(), ensure_ascii=False, indent=1) if as_json else found.render())
     if found.fatal:
         raise typer.Exit(1)
 

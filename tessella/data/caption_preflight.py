@@ -7,13 +7,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tessella.data.captioned import Texts, listed
 from tessella.data.captions import CaptionColumns
 from tessella.data.layouts import find_files
-from tessella.data.preflight import Part, Problem, examined, rendered, shapes, too_many, twice, unusable
+from tessella.data.preflight import Part, examined, shapes, twice
+from tessella.data.problems import Problem, plain, rendered, too_many, unusable
 from tessella.data.quarantine import Quarantine, shown
 from tessella.data.rows import column_names
 from tessella.errors import InputError
@@ -47,6 +49,14 @@ class CaptionFindings:
     def fatal(self) -> bool:
         """Whether training would refuse this data."""
         return any(problem.severity == "fatal" for problem in self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with every name."""
+        splits = {
+            part.title: {"captions": len(part.texts), "pictures": part.usable, "set aside": len(part.quarantine)}
+            for part in self.parts
+        }
+        return {"data": str(self.path), **plain(self, splits)}
 
     def render(self, examples: int = 5) -> str:
         """All of it as plain text: what is there, what is fine, then problems, worst first, with some names each."""
@@ -97,7 +107,7 @@ def caption_preflight(
         )
     parts = findings.parts
     checks = [
-        unusable(parts, "a caption"),
+        unusable(parts, "every file is a whole picture with a caption"),
         too_many(parts, bad_share),
         twice(parts, ", and count as one with all that is said of them"),
         _long(parts, words),

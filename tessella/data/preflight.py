@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,27 +16,13 @@ from tessella.data.albums import Picture, PictureColumns
 from tessella.data.layouts import find_albums, numbering
 from tessella.data.pictures import Pictures, each
 from tessella.data.pixels import Unreadable, header
+from tessella.data.problems import Problem, plain, rendered, too_many, unusable
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 
 HUGE = 24_000_000  # pixels; decoding such photos again and again is what training would wait for
 UNEVEN = 10
 CLASSES_SHOWN = 20
-TITLES = {
-    "fatal": "training would refuse",
-    "serious": "to be mended",
-    "note": "to know",
-}
-
-Severity = Literal["fatal", "serious", "note"]
-
-
-class Problem(NamedTuple):
-    """Something found: how bad, what, and the names of all that it concerns."""
-
-    severity: Severity
-    what: str
-    names: list[str]
 
 
 class Seen(NamedTuple):
@@ -62,6 +48,11 @@ class Part:
         """What people call it."""
         return self.name or "all"
 
+    @property
+    def usable(self) -> int:
+        """How many pictures are."""
+        return len(self.pictures)
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -78,27 +69,24 @@ class Findings:
         """Whether training would refuse this data."""
         return any(problem.severity == "fatal" for problem in self.problems)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, with every name."""
+        splits = {
+            part.title: {
+                "classes": dict(zip(self.classes, part.pictures.counts.tolist(), strict=True)),
+                "pictures": part.usable,
+                "set aside": len(part.quarantine),
+            }
+            for part in self.parts
+        }
+        return {"data": str(self.path), **plain(self, splits)}
+
     def render(self, examples: int = 5) -> str:
         """All of it as plain text: what is there, what is fine, then problems, worst first, with some names each."""
         lines = [f"{self.path}: {len(self.classes)} class{'' if len(self.classes) == 1 else 'es'}"]
         lines += [f"  {line}" for line in [*_table(self.parts), *_classes(self), *shapes(self.parts)]]
         lines += ["", "fine", *(f"  {line}" for line in self.fine)] if self.fine else []
         return "\n".join([*lines, *rendered(self.problems, self.path, examples)])
-
-
-def rendered(problems: Sequence[Problem], path: Path, examples: int) -> Iterator[str]:
-    """The lines about problems, worst first, with some names each, and whether the data can be used."""
-    for severity, title in TITLES.items():
-        found = [problem for problem in problems if problem.severity == severity]
-        yield from ["", title] if found else []
-        for problem in found:
-            yield f"  {problem.what}"
-            yield from (f"    {name.replace(f'{path}{os.sep}', '')}" for name in problem.names[:examples])
-            if len(problem.names) > examples:
-                yield f"    and {len(problem.names) - examples:,} more"
-    counts = Counter(problem.severity for problem in problems)
-    told = ", ".join(f"{counts[severity]} {TITLES[severity]}" for severity in TITLES if counts[severity])
-    yield from ["", f"{told}; {'not usable as it is' if counts['fatal'] else 'usable'}" if told else "no problems"]
 
 
 def preflight(
@@ -170,28 +158,6 @@ def _digest(picture: Picture) -> bytes:
     if isinstance(picture, np.ndarray):
         picture = repr(picture.shape).encode() + picture.tobytes()
     return hashlib.sha256(picture.read_bytes() if isinstance(picture, Path) else picture).digest()
-
-
-def too_many(parts: Sequence[Part], bad_share: float) -> Iterator[Problem]:
-    """What is learned from and what is validated on are judged together, as training does."""
-    judged = [part for part in parts if part.name != "test"]
-    bad, good = sum(len(part.quarantine) for part in judged), sum(len(part.pictures) for part in judged)
-    if good and bad > bad_share * (bad + good):
-        told = " and ".join(part.title for part in judged)
-        yield Problem("fatal", f"{told}: {bad:,} of {bad + good:,} cannot be used, more than {bad_share:.0%}", [])
-
-
-def unusable(parts: Sequence[Part], what: str = "a label") -> Iterator[str | Problem]:
-    """What was set aside, by reason; ``what`` a picture has to have beside it."""
-    for part in parts:
-        if not len(part.pictures):
-            yield Problem("fatal", f"{part.title}: no usable picture", [])
-        for reason, count in part.quarantine.reasons().items():
-            items = [item for item in part.quarantine if item.reason == reason]
-            names = [f"{item.where} row {item.line}" if item.line else item.where for item in items]
-            yield Problem("serious", f"{part.title}: {reason}: {count:,}", names)
-    if parts and not any(len(part.quarantine) for part in parts):
-        yield f"every file is a whole picture with {what}"
 
 
 def _balance(findings: Findings) -> Iterator[str | Problem]:
