@@ -205,7 +205,7 @@ def _unseen(parts: list[RecordPart]) -> Iterator[str | Problem]:
         counts = {name: count for name, count in (part.records.unseen if part.records else {}).items() if count}
         known &= not counts
         if counts:
-            names = [f"{name}: {count:,} rows" for name, count in counts.items()]
+            names = [f"{name}: {count:,}" for name, count in counts.items()]
             yield Problem("note", f"{part.title}: categories that {parts[0].title} does not have", names)
     if known and len(parts) > 1 and 0 not in [len(part.classes) for part in parts[:1]]:
         yield "no category is new in another split"
