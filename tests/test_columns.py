@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import decimal
 import math
 import re
 from pathlib import Path
@@ -12,10 +14,12 @@ import pyarrow
 import pytest
 from mixed_tables import files, gif, listings, png, wav, written
 
-from tessella.data.columns import Schema, read_schema, told
+from tessella.data.columns import KINDS, Schema, read_schema, told
 from tessella.data.media import sniffed
 from tessella.data.profiles import Moments
-from tessella.data.targets import divided
+from tessella.data.quarantine import Quarantine
+from tessella.data.records import read_records
+from tessella.data.targets import TASKS, divided
 from tessella.errors import InputError
 from tessella.spec import from_dict, to_dict
 
@@ -103,6 +107,44 @@ def test_what_cells_are_taken_for(tmp_path, cells, holds):
 def test_what_tells_nothing_is_ignored_and_said(tmp_path, name, cells, why):
     found = column(tmp_path, cells, name)
     assert found.holds == "ignore" and found.why.startswith(why)
+
+
+ODD = {
+    "decimal": pyarrow.array([decimal.Decimal(f"{n}.25") for n in range(40)]),
+    "large": pyarrow.array([2**63 + n * 7 % 11 for n in range(40)], pyarrow.uint64()),
+    "half": pyarrow.array([n / 8 for n in range(40)]).cast(pyarrow.float16()),
+    "time": pyarrow.array([datetime.time(n % 24) for n in range(40)]),
+    "span": pyarrow.array([datetime.timedelta(n) for n in range(40)]),
+    "coded": pyarrow.array(["a", "b"] * 20).dictionary_encode(),
+    "coded numbers": pyarrow.array([n * n for n in range(40)]).dictionary_encode(),
+    "map": pyarrow.array([[("a", 1)]] * 40, pyarrow.map_(pyarrow.string(), pyarrow.int64())),
+    "pair": pyarrow.array([[1.0, 2.0]] * 40, pyarrow.list_(pyarrow.float64(), 2)),
+    "view": pyarrow.array(["a", "b"] * 20, pyarrow.string_view()),
+    "bytes": pyarrow.array([b"a", b"b"] * 20, pyarrow.binary_view()),
+    "two bytes": pyarrow.array([b"ab", b"cd"] * 20, pyarrow.binary(2)),
+    "zoned": pyarrow.array(
+        [datetime.datetime(2020, 1, 1 + n % 28) for n in range(40)], pyarrow.timestamp("ns", "Asia/Tokyo")
+    ),
+    "nothing": pyarrow.nulls(40),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_type_of_arrow_is_read_or_refused_in_one_line(tmp_path, name):
+    table = written(tmp_path / "t.parquet", {"x": ODD[name], "w": WORDS[:40], "y": [0, 1] * 20})
+    schema = read_schema([table], "y")
+    holds = {"coded": "category", "view": "category", "bytes": "category"}
+    holds |= dict.fromkeys(("time", "span", "map", "pair", "two bytes", "nothing"), "ignore")
+    assert schema.columns[0].holds == holds.get(name, "number")
+    assert len(read_records([table], schema)) == 40
+    for kind in KINDS:
+        with contextlib.suppress(InputError):
+            read_records([table], read_schema([table], "y", {"x": kind}), Quarantine())
+    for task in (None, *TASKS):
+        with contextlib.suppress(InputError):
+            read_records([table], read_schema([table], "x", task=task), Quarantine())
+    with contextlib.suppress(InputError):
+        divided([table], "x", 0.2)
 
 
 def test_ids_that_recur_are_categories(tmp_path):

@@ -19,8 +19,8 @@ from tessella.data.sheets import SUFFIXES
 from tessella.errors import InputError
 
 AT_ONCE = 2**14
-FILES_AT_ONCE = 2**8
-"""Rows at once where they hold whole files."""
+ROOM = 2**26
+"""Bytes of rows at once, where they are large."""
 LOOKED_AT = 1000
 """Objects of a .jsonl file that are asked for the names of its columns."""
 
@@ -84,9 +84,11 @@ def _must_be_a_table(path: Path) -> None:
 
 def _from_parquet(path: Path, names: list[str], report: Report) -> Iterator[Cells]:
     with pyarrow.parquet.ParquetFile(path) as file:
-        files = any(holds_bytes(file.schema_arrow.field(name).type) for name in names)
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        largest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+        at_once = max(1, min(AT_ONCE, ROOM // max(1, largest)))
         start = 1
-        for batch in file.iter_batches(FILES_AT_ONCE if files else AT_ONCE, columns=names, use_threads=False):
+        for batch in file.iter_batches(at_once, columns=names, use_threads=False):
             columns = {name: _plain(batch.column(batch.schema.get_field_index(name))) for name in names}
             yield Cells(np.arange(start, start + len(batch)), columns)
             start += len(batch)
@@ -118,6 +120,7 @@ def _from_csv(path: Path, names: list[str], report: Report) -> Iterator[Cells]:
 def _from_jsonl(path: Path, names: list[str], report: Report) -> Iterator[Cells]:
     rows: list[int] = []
     found: list[dict[str, Any]] = []
+    held = 0
     for number, line in enumerate(lines_of(path), start=1):
         read = json_object(line)
         if not isinstance(read, dict):
@@ -125,9 +128,10 @@ def _from_jsonl(path: Path, names: list[str], report: Report) -> Iterator[Cells]
             continue
         rows.append(number)
         found.append(read)
-        if len(rows) == AT_ONCE:
+        held += len(line)
+        if len(rows) == AT_ONCE or held > ROOM:
             yield _of_objects(rows, found, names)
-            rows, found = [], []
+            rows, found, held = [], [], 0
     if rows:
         yield _of_objects(rows, found, names)
 

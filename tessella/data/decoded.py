@@ -12,14 +12,46 @@ from typing import Protocol
 
 import numpy as np
 
+from tessella.data.clips import Watching, watched
 from tessella.data.pictures import LARGE_FILE
-from tessella.data.pixels import Unreadable
+from tessella.data.pixels import Preprocess, Unreadable, decode, fitted
 from tessella.data.records import Records
+from tessella.data.sounds import Hearing, heard
 
 AT_ONCE = 256
 """Files that threads may be ahead."""
 Decode = Callable[[bytes | Path], np.ndarray]
 """The frames of a file: uint8 1 v r c of a picture, uint8 f v r c of a video, float t m of a sound."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Files of pictures to uint8 1 v r c."""
+
+    how: Preprocess
+
+    def __call__(self, source: bytes | Path) -> np.ndarray:
+        return fitted(decode(source, self.how.channels), self.how)[None]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """Files of sounds to float t m."""
+
+    how: Hearing
+
+    def __call__(self, source: bytes | Path) -> np.ndarray:
+        return heard(source, self.how)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Files of videos to uint8 f v r c."""
+
+    how: Watching
+
+    def __call__(self, source: bytes | Path) -> np.ndarray:
+        return watched(source, self.how)
 
 
 class Frames(Protocol):

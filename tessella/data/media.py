@@ -15,8 +15,10 @@ import pyarrow
 import pyarrow.compute
 import pyarrow.types as types
 
+from tessella.data import pixels, sounds
 from tessella.data.blobs import Blobs, Filling
 from tessella.data.cell_values import Faults, is_text, texts
+from tessella.data.pixels import Unreadable
 from tessella.data.profiles import GOOD, Guess
 from tessella.errors import InputError
 
@@ -32,6 +34,9 @@ MAGIC = [
     ("video", rb"RIFF.{4}AVI |\x1a\x45\xdf\xa3|.{4}ftyp|.{4}(moov|mdat|wide)|\0\0\x01[\xb3\xba]"),
 ]
 """How files begin (https://www.garykessler.net/library/file_sigs.html)."""
+
+HEADERS = {"image": pixels.header, "sound": sounds.header}
+"""What looks at the beginning of a file, and raises Unreadable where it cannot be what it should be."""
 
 
 def sniffed(start: bytes) -> str | None:
@@ -190,3 +195,29 @@ def files_named(name: str, written: Sequence[str], folder: Path) -> Guess | None
     if folders >= GOOD * len(written) and all(os.path.isdir(folder / text) for text in written[:10]):
         return Guess("video", "paths of folders of frames")
     return None
+
+
+def broken_files(holds: str, content: pyarrow.Array, inside: np.ndarray) -> Faults:
+    """Files that are not there, and pictures that are none by their headers; each kind of fault with its rows."""
+    found: dict[str, list[int]] = {}
+    for at in np.flatnonzero(content.is_valid().to_numpy(zero_copy_only=False)).tolist():
+        cell = content[at].as_buffer().to_pybytes() if holds in HEADERS or not inside[at] else b""
+        try:
+            if not inside[at]:
+                _must_be_there(os.fsdecode(cell), holds == "video")
+            if holds in HEADERS:
+                HEADERS[holds](cell if inside[at] else os.fsdecode(cell))
+        except Unreadable as error:
+            found.setdefault(error.reason, []).append(at)
+    return [(reason, np.isin(np.arange(len(content)), rows)) for reason, rows in found.items()]
+
+
+def _must_be_there(path: str, or_folder: bool) -> None:
+    try:
+        there = os.path.isfile(path) or (or_folder and os.path.isdir(path))
+    except ValueError:  # a NUL character
+        there = False
+    if not there:
+        raise Unreadable(path, "no such file")
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        raise Unreadable(path, "empty file")

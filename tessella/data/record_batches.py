@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from tessella.data.augment import Augment, erase
-from tessella.data.clips import Watching, watched
+from tessella.data.clips import Watching
 from tessella.data.clips import stacked as stacked_clips
 from tessella.data.columns import Schema
-from tessella.data.decoded import Decode, Frames, Opened, decoded
+from tessella.data.decoded import Decode, Frames, Heard, Opened, Seen, Watched, decoded
 from tessella.data.ids import Ids, Reading
 from tessella.data.picture_batches import IN_MEMORY, PLAIN, batches_of
 from tessella.data.pictures import reporter
-from tessella.data.pixels import Preprocess, decode, fitted, normalised
+from tessella.data.pixels import Preprocess, normalised
 from tessella.data.quarantine import Quarantine
 from tessella.data.records import Records
 from tessella.data.sound_augment import SoundAugment
-from tessella.data.sounds import Hearing, heard
+from tessella.data.sounds import Hearing
 from tessella.data.sounds import stacked as stacked_sounds
 from tessella.errors import InputError
 
@@ -56,10 +56,10 @@ class Preparation:
     def decode(self, holds: str) -> Decode:
         """What makes frames of a file of a kind."""
         if holds == "image":
-            return _Seen(self.image or Preprocess())
+            return Seen(self.image or Preprocess())
         if holds == "sound":
-            return _Heard(self.sound or Hearing())
-        return _Watched(self.clip or Watching())
+            return Heard(self.sound or Hearing())
+        return Watched(self.clip or Watching())
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,33 +272,3 @@ class _Texts(Sequence[str]):
         if isinstance(place, slice):
             return [self.records.text(number) for number in range(*place.indices(len(self)))]
         return self.records.text(place)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """Files of pictures to uint8 1 v r c."""
-
-    how: Preprocess
-
-    def __call__(self, source: Any) -> np.ndarray:
-        return fitted(decode(source, self.how.channels), self.how)[None]
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """Files of sounds to float t m."""
-
-    how: Hearing
-
-    def __call__(self, source: Any) -> np.ndarray:
-        return heard(source, self.how)
-
-
-@dataclass(frozen=True)
-class _Watched:
-    """Files of videos to uint8 f v r c."""
-
-    how: Watching
-
-    def __call__(self, source: Any) -> np.ndarray:
-        return watched(source, self.how)

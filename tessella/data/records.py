@@ -12,22 +12,18 @@ import numpy as np
 import pyarrow
 import pyarrow.compute
 
-from tessella.data import pixels, sounds
 from tessella.data.blobs import Blobs, Filling
 from tessella.data.cell_values import Faults, days, numbers, texts, words
 from tessella.data.cells import Cells, names_of, read_cells
 from tessella.data.columns import Column, Schema, chosen_cells, stream_name
-from tessella.data.media import Gathering, Media, file_cells
+from tessella.data.media import Gathering, Media, broken_files, file_cells
 from tessella.data.pictures import reporter
-from tessella.data.pixels import Unreadable
 from tessella.data.quarantine import Quarantine
 from tessella.data.targets import encoded
 from tessella.errors import InputError, did_you_mean
 
 FARTHEST = 1000.0
 """Deviations from the mean beyond which a number is taken for as far as this: its effect on a model must be finite."""
-HEADERS = {"image": pixels.header, "sound": sounds.header}
-"""What looks at the beginning of a file, and raises Unreadable where it cannot be what it should be."""
 BETWEEN = "\n"
 """What stands between the texts of several columns."""
 Fault = tuple[str, str, np.ndarray]
@@ -255,7 +251,7 @@ class _Packing:
         made = {}
         for column in self.schema.media:
             content, inside, wrong = file_cells(columns[column.name], folder)
-            faults += _named(column, [*wrong, *_broken_files(column, content, inside)])
+            faults += _named(column, [*wrong, *broken_files(column.holds, content, inside)])
             made[stream_name(column.name)] = content, inside
         return made
 
@@ -280,29 +276,3 @@ def _named(column: Column, faults: Faults) -> list[Fault]:
 
 def _mask(flags: pyarrow.Array) -> np.ndarray:
     return flags.to_numpy(zero_copy_only=False)
-
-
-def _broken_files(column: Column, content: pyarrow.Array, inside: np.ndarray) -> Faults:
-    """Files that are not there, and pictures that are none by their headers; each kind of fault with its rows."""
-    found: dict[str, list[int]] = {}
-    for at in np.flatnonzero(_mask(content.is_valid())).tolist():
-        cell = content[at].as_buffer().to_pybytes() if column.holds in HEADERS or not inside[at] else b""
-        try:
-            if not inside[at]:
-                _must_be_there(os.fsdecode(cell), column.holds == "video")
-            if column.holds in HEADERS:
-                HEADERS[column.holds](cell if inside[at] else os.fsdecode(cell))
-        except Unreadable as error:
-            found.setdefault(error.reason, []).append(at)
-    return [(reason, np.isin(np.arange(len(content)), rows)) for reason, rows in found.items()]
-
-
-def _must_be_there(path: str, or_folder: bool) -> None:
-    try:
-        there = os.path.isfile(path) or (or_folder and os.path.isdir(path))
-    except ValueError:  # a NUL character
-        there = False
-    if not there:
-        raise Unreadable(path, "no such file")
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        raise Unreadable(path, "empty file")

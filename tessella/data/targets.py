@@ -173,7 +173,7 @@ class _Strata:
         return np.concatenate([*parts, np.full(max(0, max(broken) - count), -1)])
 
     def _numbered(self, cells: pyarrow.Array) -> np.ndarray:
-        if is_list(cells.type) or self.profile.many or len(self.numbers) > STRATA:
+        if self.profile.odd or is_list(cells.type) or self.profile.many or len(self.numbers) > STRATA:
             return np.where(cells.is_valid().to_numpy(zero_copy_only=False), 0, -1)
         read = words(cells)
         known = [self.numbers.setdefault(word, len(self.numbers)) for word in read.words]
