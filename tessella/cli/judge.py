@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -41,52 +41,75 @@ def evaluate(
     mask: option.Masked = None,
 ) -> None:
     """Score runs on a test set, and compare several image by image, sentence by sentence or row by row."""
+    use_threads(threads)
+    kind = _one_kind(runs)
+    pictures = {"data": data, "split": split, "csv": csv, "html": html, "image": image, "label": label,
+                "image-size": image_size, "batch": batch, "temperature": temperature or None}  # fmt: skip
+    searching = {"beam": beam, "alpha": alpha}
+    sentences = {"source": source, "target": target, "domain": domain, "columns": columns}
+    named = {"labels": labels, "template": template, "classes": prototypes}
+    given = _Given(pictures, searching, sentences, named, {"caption": caption}, {"mask": mask})
+    _judged(kind, runs, given, out, device, dtype)
+
+
+class _Given(NamedTuple):
+    """The options by what they are about."""
+
+    pictures: dict[str, Any]
+    searching: dict[str, Any]
+    sentences: dict[str, Any]
+    named: dict[str, Any]
+    captions: dict[str, Any]
+    masks: dict[str, Any]
+
+
+def _one_kind(runs: list[str]) -> str:
+    """What all runs are for."""
     from tessella.predict import kind_of
 
-    use_threads(threads)
     kinds = {run: kind_of(run) for run in runs}
     if len(kinds) < len(runs):
         raise InputError("the same run is named twice; a comparison needs different ones")
     if len(set(kinds.values())) > 1:
         told = ", ".join(f"{run} is {TELLS.get(kind, kind)}" for run, kind in kinds.items())
         raise InputError(f"only runs of one kind can be compared: {told}")
-    pictures = {"data": data, "split": split, "csv": csv, "html": html, "image": image, "label": label,
-                "image-size": image_size, "batch": batch, "temperature": temperature or None}  # fmt: skip
-    searching = {"beam": beam, "alpha": alpha}
-    sentences = {"source": source, "target": target, "domain": domain, "columns": columns}
-    named = {"labels": labels, "template": template, "classes": prototypes}
-    kind = kinds[runs[0]]
+    return kinds[runs[0]]
+
+
+def _judged(kind: str, runs: list[str], given: _Given, out: Path | None, device: str, dtype: str) -> None:
+    """Refuses options that mean nothing for these runs, and scores them."""
+    pictures, searching, sentences, named, captions, masks = given
     if kind == "fusion":
         of_pictures = {name: pictures.pop(name) for name in ("image", "label", "image-size", "temperature")}
-        wrong = {**sentences, **searching, **named, **of_pictures, "caption": caption}
+        wrong = {**sentences, **searching, **named, **of_pictures, **captions}
         without(wrong, runs[0], f"{option.TELLS[kind]}; its columns and label are the run's own, and it takes --data")
-        _fusion(runs, {**pictures, "mask": mask}, out, device, dtype)
+        _fusion(runs, {**pictures, **masks}, out, device, dtype)
         return
-    without({"mask": mask}, runs[0], f"{option.TELLS.get(kind, kind)}, which has no streams to mask")
+    without(masks, runs[0], f"{option.TELLS.get(kind, kind)}, which has no streams to mask")
     if kind == "translation":
-        without({**pictures, **named, "caption": caption}, runs[0], "a translator; it takes --source and --target")
+        without({**pictures, **named, **captions}, runs[0], "a translator; it takes --source and --target")
         _translation(runs, {**sentences, **searching}, out, device, dtype)
         return
     if kind == "captioning":
-        wrong = {**sentences, **named, "label": label, "html": html, "temperature": temperature or None}
+        wrong = {**sentences, **named, **{name: pictures[name] for name in ("label", "html", "temperature")}}
         without(wrong, runs[0], f"{option.TELLS[kind]}; it takes --data")
-        _captioning(runs, {**pictures, **searching, "caption": caption}, out, device, dtype)
+        _captioning(runs, {**pictures, **searching, **captions}, out, device, dtype)
         return
     if kind == "language":
         own = {name: pictures[name] for name in ("data", "split")}
-        wrong = {**pictures, **sentences, **searching, **named, "caption": caption}
+        wrong = {**pictures, **sentences, **searching, **named, **captions}
         without({n: v for n, v in wrong.items() if n not in {*own, "columns"}}, runs[0], "a model of texts")
-        _language(runs, {**own, "columns": columns}, out, device, dtype)
+        _language(runs, {**own, "columns": sentences["columns"]}, out, device, dtype)
         return
     without({**sentences, **searching}, runs[0], f"{option.TELLS[kind]}; it takes --data")
     if kind == "classification":
-        without({**named, "caption": caption}, runs[0], "a classifier with classes of its own")
+        without({**named, **captions}, runs[0], "a classifier with classes of its own")
         _classification(runs, pictures, out, device, dtype)
-    elif label or any(value is not None for value in named.values()):
-        without({"caption": caption}, runs[0], "evaluated by classes here")
+    elif pictures["label"] or any(value is not None for value in named.values()):
+        without(captions, runs[0], "evaluated by classes here")
         _classification(runs, pictures, out, device, dtype, named)
     else:
-        _matching(runs, {**pictures, "caption": caption}, out, device, dtype)
+        _matching(runs, {**pictures, **captions}, out, device, dtype)
 
 
 def _classification(
