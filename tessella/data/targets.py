@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 
 from tessella.data.albums import natural
-from tessella.data.cell_values import Faults, is_list, lists, numbers, words
+from tessella.data.cell_values import Faults, is_list, lists, numbers, texts, words
 from tessella.data.cells import names_of, read_cells
 from tessella.data.profiles import GOOD, MOST_VALUES, Profile
 from tessella.errors import InputError, did_you_mean
@@ -20,7 +20,7 @@ from tessella.spec import Spec, spec
 if TYPE_CHECKING:
     from tessella.data.columns import Schema
 
-Task = Literal["classes", "numbers", "labels"]
+Task = Literal["classes", "numbers", "labels", "words"]
 TASKS: tuple[Task, ...] = get_args(Task)
 MOST_CLASSES = 20
 """Different whole numbers that are taken for classes; more are numbers."""
@@ -75,13 +75,18 @@ def target_of(profiles: Sequence[Profile], task: Task | None) -> Found:
     if task == "numbers" or len(profiles) > 1 or (task is None and _are_numbers(profiles[0])):
         return _numbers(profiles, said)
     (profile,) = profiles
+    if task == "words":
+        return _words(profile, said)
     if task == "labels" or (task is None and profile.listed):
         return _labels(profile, said)
     return _classes(profile, said)
 
 
 def encoded(schema: Schema, columns: Mapping[str, pyarrow.Array]) -> tuple[np.ndarray, Faults]:
-    """Labels of some rows and what is wrong with them: int64 n, float32 n t (standardised), or uint8 n k of 0 and 1."""
+    """Labels of some rows and what is wrong with them: int64 n, float32 n t (standardised), or uint8 n k of 0 and 1.
+
+    Of words they are 0: texts are kept elsewhere (`answers`).
+    """
     if schema.task == "numbers":
         values, faults = [], []
         for target in schema.targets:
@@ -91,6 +96,10 @@ def encoded(schema: Schema, columns: Mapping[str, pyarrow.Array]) -> tuple[np.nd
         table = np.stack(values, axis=1).astype(np.float32)
         return table, [*faults, ("no label", np.asarray(np.isnan(table).any(axis=1)))]
     (name,) = schema.label
+    if schema.task == "words":
+        read = texts(columns[name])
+        missing = read.values.is_null().to_numpy(zero_copy_only=False)
+        return np.zeros(len(missing), np.int64), [*read.faults, ("no label", missing)]
     number = {name: place for place, name in enumerate(schema.names)}
     if schema.task == "classes":
         read = words(columns[name])
@@ -212,6 +221,13 @@ def _classes(profile: Profile, said: str) -> Found:
         raise InputError(f"'{profile.name}' has one class, '{next(iter(counted))}'; telling apart takes two or more")
     rarest, most = min(counted.values()), max(counted.values())
     return Found("classes", _sorted(counted), (), said or f"{rarest:,} to {most:,} rows each")
+
+
+def _words(profile: Profile, said: str) -> Found:
+    if profile.listed:
+        raise InputError(f"'{profile.name}' has lists of texts; an answer in words is one text a row")
+    counted = f"over {MOST_VALUES:,}" if profile.many else f"{len(profile.values):,}"
+    return Found("words", (), (), f"{said and f'{said}; '}{counted} different answers")
 
 
 def _labels(profile: Profile, said: str) -> Found:
