@@ -90,8 +90,13 @@ def classify(
 def show(
     run: Run,
     what: Annotated[
-        str, typer.Argument(help="A sentence to translate, or a picture to classify or describe.", show_default=False)
+        str,
+        typer.Argument(help="A sentence, a picture, or a table of mixed columns.", show_default=False),
     ],
+    question: Annotated[
+        str | None, typer.Argument(help="What is asked about the picture, of a run that answers.", show_default=False)
+    ] = None,
+    *,
     out: Annotated[Path, typer.Option(help="The picture: .png, or .html for one page with every layer and head.")],
     layer: Annotated[
         int | None, typer.Option(help="One layer from 0; all of them (a picture's heads: the last) if left out.")
@@ -102,11 +107,23 @@ def show(
         list[str] | None,
         typer.Option(help="What the picture may show; two or more.", rich_help_panel=option.MATCHERS),
     ] = None,
+    row: Annotated[
+        int | None, typer.Option(help="Which row of the table, from 1.", min=1, rich_help_panel=option.FUSIONS)
+    ] = None,
 ) -> None:
-    """Draw where a model looked: which word at which word, or where in a picture."""
+    """Draw where a model looked: which word at which word, where in a picture, or what of a row an answer rests on."""
     from tessella.predict import kind_of, load
 
     kind = kind_of(run)
+    if kind == "fusion":
+        from tessella.cli.rows import show_row
+
+        without({"layer": layer, "image-size": image_size, "text": text}, run, option.TELLS[kind])
+        show_row(run, Path(what), question, row, out, device)
+        return
+    if kind == "language":
+        expect("translation", run, "show")
+    without({"row": row, "question": question}, run, option.TELLS.get(kind, kind))
     if kind != "matching":
         without({"text": text}, run, option.TELLS.get(kind, kind))
     elif len(text or ()) < 2:

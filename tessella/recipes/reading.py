@@ -20,7 +20,7 @@ from tessella.word_heads import MaskedWord, Pooler
 from tessella.zoo.catalog import LANGUAGE, full_name, model_spec
 
 
-@spec("texts")
+@spec("language-texts")
 class LanguageTexts(Spec):
     """Where texts are found in the folder or file given as data.
 
