@@ -334,6 +334,12 @@ def test_labels_that_nothing_can_be_learned_from(tmp_path, labels, label, task, 
         ("t.parquet", b"PAR1 but not really", "not a readable .parquet file"),
         ("t.csv", b"x,y,x\n1,2,3\n", "2 columns called 'x'"),
         ("t.csv", "x,y\n1,2\n".encode("utf-16"), "looks like UTF-16"),
+        ("t.csv", b"x;y\n1;2\n", "it seems to have semicolons"),
+        ("t.csv", "x,y\ncafé,2\nthé,1\n".encode("latin-1"), "2 of 2 cells of column 'x' are no UTF-8"),
+        ("t.csv", "café,y\n1,2\n".encode("latin-1"), "not a readable .csv file"),
+        ("t.csv", b"x,y\n", "no row has a label"),
+        ("t.jsonl", b"\n\n", "no column 'y'"),
+        ("t.csv", b"x,y\n1,2\n1,3\n", r"no column is left to predict from \('x': the same in every row: '1'\)"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, name, content, message):

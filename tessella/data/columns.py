@@ -66,7 +66,8 @@ class Schema(Spec):
     @model_validator(mode="after")
     def _sound(self) -> Schema:
         if not self.used:
-            raise InputError("no column is left to predict from; name what some hold (--column NAME=KIND)")
+            why = "; ".join(f"'{column.name}': {column.why}" for column in self.columns[:5])
+            raise InputError(f"no column is left to predict from ({why}); name what some hold (--column NAME=KIND)")
         called = [stream_name(column.name) for column in self.columns if column.holds in MEDIA]
         called += [name for name, there in (("text", self.texts), ("table", self.table)) if there]
         twice = next((name for name in called if called.count(name) > 1), None)
@@ -212,6 +213,10 @@ def _column(name: str, said: Guess | None, profile: Profile | None, folder: Path
     if profile is None or (said is not None and said.holds == "ignore"):
         assert said is not None
         return Column(name=name, holds=cast(Kind, said.holds), why=said.why)
+    if profile.garbled > (1 - GOOD) * profile.rows:
+        raise InputError(
+            f"{profile.garbled:,} of {profile.rows:,} cells of column '{name}' are no UTF-8; save it as UTF-8"
+        )
     found = said or guess(profile)
     if said is None and found.holds in ("text", "category"):
         found = files_named(name, profile.sample, folder) or found

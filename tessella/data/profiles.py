@@ -79,6 +79,8 @@ class Profile:
     text: int = 0
     blanks: int = 0
     """Cells of text, and the blanks in all of them."""
+    garbled: int = 0
+    """Cells that are no UTF-8."""
     odd: str = ""
     """The type of cells that nothing can be made of."""
     listed: bool = False
@@ -132,7 +134,8 @@ class Profile:
         if textual and self.many and self.rows > TRIED:
             self.missing += texts(cells).values.null_count
             return
-        places, found, _ = words(cells)
+        places, found, faults = words(cells)
+        self.garbled += sum(int(wrong.sum()) for _, wrong in faults)
         counted = np.bincount(places[places >= 0], minlength=len(found)).tolist()
         self.missing += int((places < 0).sum())
         if textual:

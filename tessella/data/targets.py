@@ -52,7 +52,8 @@ def label_names(label: str, names: Sequence[str], path: Path) -> list[str]:
     wanted = [label] if label in names else [part.strip() for part in label.split(",")]
     for name in wanted:
         if name not in names:
-            raise InputError(f"{path} has no column '{name}' to predict{did_you_mean(name, names)}")
+            hint = "; it seems to have semicolons: save it with commas" if [";" in n for n in names] == [True] else ""
+            raise InputError(f"{path} has no column '{name}' to predict{hint or did_you_mean(name, names)}")
     if len(set(wanted)) < len(wanted):
         raise InputError(f"the label '{label}' names a column twice")
     return wanted
