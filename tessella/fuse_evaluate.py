@@ -5,15 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tessella import files
 from tessella.data.columns import Schema
@@ -22,23 +18,12 @@ from tessella.data.quarantine import Quarantine
 from tessella.data.records import Records, read_records
 from tessella.data.sheets import SUFFIXES
 from tessella.errors import InputError
+from tessella.fuse_answers import Answers, answered, told_reasons
 from tessella.fuse_scores import Measures, Paired, Scores, level, paired
-from tessella.fuse_sums import ClassSums, LabelSums, NumberSums, Sums
+from tessella.fuse_sums import Sums
 
-AT_ONCE = 1024
-"""Rows that are summed at once."""
 MASKED_ROWS = 5000
 """Of so many rows, spread evenly, is asked what they are without a stream."""
-
-
-class Answers(Protocol):
-    """What evaluates: a fusion's predictor."""
-
-    schema: Schema
-
-    def answers(self, records: Records, without: Sequence[str] = (), batch: int = 32) -> Iterator[Tensor | InputError]:
-        """What the model says of each row, float32 k, or why it says nothing; `without`: streams no row has."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -139,9 +124,14 @@ def judge(
     `done` is told how many more are answered. Raises InputError where nothing usable is left.
     """
     quarantine = Quarantine()
-    records = read_records(tables, fuser.schema, quarantine)
+    try:
+        records = read_records(tables, fuser.schema, quarantine)
+    except InputError:
+        if not len(quarantine):
+            raise
+        raise InputError(f"{tables[0]}: no row can be used ({told_reasons(quarantine)})") from None
     began = time.perf_counter()
-    kept, sums = _answered(fuser, records, (), batch, quarantine, done)
+    kept, sums = answered(fuser, records, (), batch, quarantine, done)
     seconds = time.perf_counter() - began
     records = records.take(kept)
     scores = sums.scores()
@@ -149,52 +139,6 @@ def judge(
     whole, masked = _masked(fuser, records.take(spread), sums.outcomes[spread], batch, done)
     groups = _groups(records, sums.outcomes)
     return Fused(run, fuser.schema, records, sums, scores, masked, whole, groups, quarantine, seconds)
-
-
-def sums_for(schema: Schema) -> Sums:
-    """What adds up answers to this label."""
-    if schema.task == "classes":
-        return ClassSums(schema.names)
-    if schema.task == "labels":
-        return LabelSums(schema.names)
-    targets = schema.targets
-    return NumberSums(schema.names, [one.mean for one in targets], [one.deviation for one in targets])
-
-
-def in_units(values: np.ndarray, schema: Schema) -> np.ndarray:
-    """Numbers n t as the model has them -> in the units of the table; anything else as it is."""
-    if schema.task != "numbers":
-        return values
-    return values.astype(np.float64) * [one.deviation for one in schema.targets] + [one.mean for one in schema.targets]
-
-
-def _answered(
-    fuser: Answers,
-    records: Records,
-    without: Sequence[str],
-    batch: int,
-    quarantine: Quarantine,
-    done: Callable[[int], None],
-) -> tuple[np.ndarray, Sums]:
-    """The numbers of the rows that have an answer, and their sums; the others are set aside."""
-    sums, schema, labels = sums_for(fuser.schema), fuser.schema, records.labels
-    assert labels is not None
-    kept: list[int] = []
-    numbered = enumerate(fuser.answers(records, without, batch))
-    while part := list(islice(numbered, AT_ONCE)):
-        good = [number for number, answer in part if isinstance(answer, Tensor)]
-        rows = [answer for _, answer in part if isinstance(answer, Tensor)]
-        if rows:
-            sums.add(in_units(torch.stack(rows).numpy(), schema), in_units(labels[good], schema))
-        for number, answer in part:
-            if isinstance(answer, InputError):
-                quarantine.add(*records.place(number), getattr(answer, "reason", str(answer)))
-        kept += good
-        done(len(part))
-    if not kept:
-        told = "; ".join(f"{reason}: {count:,}" for reason, count in quarantine.reasons().items())
-        raise InputError(f"{records.files[0]}: none of {len(records):,} rows can be read ({told})")
-    return np.array(kept), sums
 
 
 def _masked(
@@ -207,7 +151,7 @@ def _masked(
     alone = [tuple(other for other in streams if other != name) for name in streams if len(streams) > 2]
     whole, made = {}, []
     for without in [(), *((name,) for name in streams), *alone]:
-        kept, sums = _answered(fuser, records, without, batch, Quarantine(), done)
+        kept, sums = answered(fuser, records, without, batch, Quarantine(), done)
         measured = dict(sums.scores().measured)
         if without:
             left = tuple(name for name in streams if name not in without)
@@ -231,14 +175,18 @@ def _groups(records: Records, outcomes: np.ndarray) -> list[Group]:
     return made
 
 
+def refuse_different(schemas: Mapping[str, Schema]) -> None:
+    """Raises InputError where runs predict different things. schemas: of each run."""
+    told = {run: f"{', '.join(schema.label)} ({schema.task})" for run, schema in schemas.items()}
+    if len(set(told.values())) > 1:
+        each = ", ".join(f"{run} predicts {what}" for run, what in told.items())
+        raise InputError(f"only runs of one label can be compared: {each}")
+
+
 def compared(found: Sequence[Fused]) -> list[Compared]:
-    """Every run but the first against the first, paired. Raises InputError where they predict different things."""
+    """Every run but the first against the first, paired. Raises InputError where they have no row in common."""
     made, first = [], found[0]
     for other in found[1:]:
-        asked = [(one.schema.label, one.schema.task) for one in (first, other)]
-        if asked[0] != asked[1]:
-            told = [f"{one.run} predicts {', '.join(one.schema.label)} ({one.schema.task})" for one in (first, other)]
-            raise InputError(f"{told[0]} and {told[1]}; only runs of one label can be compared")
         _, left, right = np.intersect1d(first.keys, other.keys, return_indices=True)
         if not len(left):
             raise InputError(f"{first.run} and {other.run} have no row in common; each sets aside what the other reads")

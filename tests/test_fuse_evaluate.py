@@ -12,18 +12,24 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import tiny_rows
 import torch
+from command_line import bad, run
 from PIL import Image
-from rich.console import Console
+from sklearn.metrics import log_loss
 
 from tessella import fuse_evaluate, fuse_tables
+from tessella.class_scores import softmax
 from tessella.data.columns import Schema, read_schema
 from tessella.data.pixels import Unreadable
-from tessella.data.records import Records
+from tessella.data.quarantine import Quarantine
+from tessella.data.records import Records, read_records
 from tessella.errors import InputError
-from tessella.fuse_evaluate import Fused, compared, judge
+from tessella.fuse_evaluate import Fused, compared, judge, refuse_different
 from tessella.fuse_page import save_page
 from tessella.fuse_words import masked_name, worth
+from tessella.fusing import train
+from tessella.predict import load
 
 ROWS = 40
 LABELS = {"classes": "who", "numbers": "weight", "labels": "likes", "several": "weight,height"}
@@ -101,13 +107,6 @@ def place(tmp_path_factory) -> Path:
 def judged(place: Path, task: str = "classes", name: str = "runs/people", **how) -> Fused:
     path = place / "test.parquet"
     return judge(name, Knowing(schema(path, task), **how), [path])
-
-
-def drawn(*tables) -> str:
-    console = Console(width=80, file=io.StringIO(), legacy_windows=False)
-    for one in tables:
-        console.print(one)
-    return console.file.getvalue()
 
 
 def test_what_each_stream_is_worth(place):
@@ -204,8 +203,8 @@ def test_runs_are_compared_on_the_rows_that_both_have_answered(place):
     assert (found.run, found.difference.rows) == ("poor", ROWS - 2)
     assert found.difference.difference == pytest.approx(-10 / 38)
     assert found.difference.p < 0.01
-    with pytest.raises(InputError, match=r"runs/people predicts who \(classes\) and .* predicts weight \(numbers\)"):
-        compared([whole, judged(place, "numbers")])
+    with pytest.raises(InputError, match=r"a predicts who \(classes\), b predicts weight \(numbers\)"):
+        refuse_different({"a": whole.schema, "b": schema(place / "test.parquet", "numbers")})
 
 
 @pytest.mark.parametrize("task", LABELS)
@@ -256,3 +255,79 @@ def test_the_split_is_the_test_where_there_is_one(tmp_path):
     assert fuse_evaluate.chosen_tables(tmp_path, None)[0] == "validation"
     with pytest.raises(InputError, match="no split 'test'; it has train, validation"):
         fuse_evaluate.chosen_tables(tmp_path, "test")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    return tiny_rows.trained(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def prices(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("prices") / "run"
+    train(
+        tiny_rows.recipe("price", steps=4), tiny_rows.data(tmp_path_factory.getbasetemp()), out, say=lambda line: None
+    )
+    return out
+
+
+def test_a_real_run_from_the_command_line(finished, tmp_path):
+    path = tiny_rows.table(tmp_path / "new.parquet", 80, seed=5)
+    places = tmp_path / "scores.json", tmp_path / "answers.csv", tmp_path / "page.html"
+    told = ("--out", places[0], "--csv", places[1], "--html", places[2])
+    code, out, _ = run("evaluate", finished, "--data", path, "--mask", 40, "--batch", 16, *told, columns=80)
+    assert code == 0
+    assert "band: 80 rows" in out
+    assert "without a stream, 40 rows" in out
+    (scores,) = json.loads(places[0].read_text())["runs"]
+    records = read_records([path], load(finished).schema, Quarantine())
+    logits = np.stack([one.numpy() for one in load(finished).answers(records)])
+    assert scores["scores"]["measured"]["accuracy"] == (logits.argmax(1) == records.labels).mean() > 0.8
+    loss = log_loss(records.labels, softmax(logits.astype(float)))
+    assert scores["scores"]["measured"]["log loss"] == pytest.approx(loss)
+    assert [one["without"] for one in scores["without streams"]][:3] == [["photo"], ["text"], ["table"]]
+    assert {tuple(one["lacking"]) for one in scores["by what rows lack"]} >= {(), ("photo",), ("text",)}
+    with open(places[1], newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["prediction"] for row in rows] == [records.schema.names[i] for i in logits.argmax(1)]
+    assert "What each stream is worth" in places[2].read_text()
+
+
+def test_a_masked_stream_scores_as_an_absent_one(finished, tmp_path):
+    """What is evaluated without a stream is what rows without it would score."""
+    path = tiny_rows.table(tmp_path / "new.parquet", 60, seed=6)
+    lacking = tiny_rows.table(tmp_path / "lacking.parquet", 60, seed=6, photo=[None] * 60)
+    fuser = load(finished)
+    found, without = judge("a", fuser, [path]), judge("b", fuser, [lacking], masked_rows=0)
+    assert found.masked[0].without == ("photo",)
+    assert found.masked[0].measured[""]["log loss"] == pytest.approx(without.scores.measured[""]["log loss"], abs=1e-6)
+
+
+def test_numbers_from_the_command_line_are_in_their_unit(prices, tmp_path):
+    path = tiny_rows.table(tmp_path / "new.parquet", 60, seed=5)
+    code, _, _ = run("evaluate", prices, "--data", path, "--mask", 0, "--out", tmp_path / "scores.json")
+    assert code == 0
+    (scores,) = json.loads((tmp_path / "scores.json").read_text())["runs"]
+    truth = np.array(tiny_rows.rows(60, 5)["price"])
+    guessed = np.array([guess.value["price"] for guess in load(prices)(pyarrow.parquet.read_table(path).to_pylist())])
+    assert scores["scores"]["price"]["MAE"] == pytest.approx(np.abs(guessed - truth).mean(), rel=1e-4)
+    assert 15 < scores["scores"]["price"]["of the training mean"]["MAE"] < 35
+    assert scores["without streams"] == []
+
+
+def test_mistakes_on_the_command_line_are_one_line(finished, prices, tmp_path):
+    path = tiny_rows.table(tmp_path / "new.parquet", 8)
+    unlabelled = tiny_rows.table(tmp_path / "bare.parquet", 8, band=None)
+    other = tiny_rows.table(tmp_path / "other.parquet", 8, band=["new"] * 8)
+    for said, words in [
+        ("give --data", (finished,)),
+        ("lacks the column 'band'", (finished, "--data", unlabelled)),
+        ("no row can be used (label is not among those of training: 8)", (finished, "--data", other)),
+        ("only runs of one label can be compared", (finished, prices, "--data", path)),
+        ("has no split 'val'", (finished, "--data", path, "--split", "val")),
+        ("no folder or file", (finished, "--data", tmp_path / "nowhere.parquet")),
+        ("--temperature", (finished, "--data", path, "--temperature")),
+        ("--label", (finished, "--data", path, "--label", "band")),
+        ("twice", (finished, finished, "--data", path)),
+    ]:
+        assert said in bad("evaluate", *words)

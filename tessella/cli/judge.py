@@ -194,13 +194,15 @@ def _fusion(runs: list[str], given: dict[str, Any], out: Path | None, device: st
     from tessella import fuse_evaluate as judge
     from tessella.fuse_page import save_page
     from tessella.fuse_tables import show_fused
-    from tessella.predict import load
+    from tessella.predict import load, opened
     from tessella.tables import progress
 
     data, csv, html = given["data"], given["csv"], given["html"]
     if data is None:
         raise InputError("a model of rows is evaluated on tables that have its columns and its label; give --data")
     split, tables = judge.chosen_tables(data, given["split"])
+    schemas = {run: opened(run)[1].columns for run in runs}
+    judge.refuse_different({run: schema for run, schema in schemas.items() if schema})
     rows = judge.MASKED_ROWS if given["mask"] is None else given["mask"]
     found = []
     for run in runs:
