@@ -12,6 +12,8 @@ DARK = 0.14
 """How bright a place stays that the map leaves out."""
 GLOW = np.array([1.0, 0.33, 0.1]), 0.42
 """The colour of heat, and how much of it covers a place that the map has most of."""
+COLD = np.array([0.1, 0.45, 1.0]), 0.42
+"""The same of what is below 0, where that is drawn as well."""
 MOST = 0.99
 """The share of a map that is within the scale: a few outliers would leave all else in the dark."""
 
@@ -25,7 +27,14 @@ def enlarged(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image.squeeze()).convert("RGB").resize(size, how))
 
 
-def overlay(image: np.ndarray, raster: Tensor, side: int, most: float | None = None) -> np.ndarray:
+def both_ways(image: np.ndarray, raster: Tensor, side: int, most: float) -> np.ndarray:
+    """As `overlay`, with what is below 0 glowing in another colour."""
+    return np.maximum(overlay(image, raster, side, most), overlay(image, -raster, side, most, COLD))
+
+
+def overlay(
+    image: np.ndarray, raster: Tensor, side: int, most: float | None = None, glow: tuple[np.ndarray, float] = GLOW
+) -> np.ndarray:
     """A picture with what a map leaves out in the dark and what it has most of glowing: uint8 r c 3.
 
     image: uint8 r c v. raster: r c, of any size, spread smoothly over the picture; what is below 0 counts as 0.
@@ -37,7 +46,7 @@ def overlay(image: np.ndarray, raster: Tensor, side: int, most: float | None = N
     wide = Image.fromarray(values / max(most, 1e-12)).resize(ground.shape[1::-1], Image.Resampling.BICUBIC)
     heat = np.clip(np.asarray(wide), 0, 1)[..., None]
     lit = ground * (DARK + (1 - DARK) * heat**0.7)
-    colour, share = GLOW
+    colour, share = glow
     return np.rint(255 * (lit + share * heat**1.5 * (colour - lit))).clip(0, 255).astype(np.uint8)
 
 

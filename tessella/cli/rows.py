@@ -62,6 +62,26 @@ def answer(
             typer.echo(before + ", ".join(f"{a} {p:.1%}" for a, p in likeliest))
 
 
+def show_row(run: str, what: Path, question: str | None, row: int | None, out: Path, device: str) -> None:
+    """Draws why a row of a table, or a question about a picture, is answered as it is; prints the answer."""
+    from tessella.fuse_look import draw_row, row_of
+    from tessella.predict import load
+
+    fuser = load(run, device)
+    if what.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet"):
+        if question is not None:
+            raise InputError(f"{what} is a table, whose rows have their own texts; leave out the question")
+        records, number, name = row_of(fuser, what, row or 1)
+    else:
+        image, text = question_columns(fuser.schema, run)
+        if question is None or row is not None:
+            raise InputError(f'ask something about {what}: tessella show {run} {what} "what is it?" --out {out}')
+        records, number, name = fuser.records([{image: what, text: question}]), 0, what.name
+    why = draw_row(fuser, records, number, name, out)
+    shares = why.task != "numbers"
+    typer.echo(", ".join(f"{label} {value:.1%}" if shares else f"{label} {value:.6g}" for label, value in why.answers))
+
+
 def question_columns(schema: Any, run: str) -> tuple[str, str]:
     """(image, text): the columns of a run that answers questions about pictures; InputError for any other."""
     images = [column.name for column in schema.media if column.holds == "image"]
