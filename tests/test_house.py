@@ -80,6 +80,13 @@ def test_nothing_forbidden_is_used(path):
         assert not loads, f"{name_of(path)} calls torch.load; only `tessella import` may read such files"
 
 
+def test_no_two_specs_have_one_name():
+    """Or importing one of their modules after the other fails."""
+    names = [name for path in MODULES for name in re.findall(r'^@spec\("([^"]+)"\)', path.read_text(), re.MULTILINE)]
+    assert len(names) > 50, "the pattern finds them"
+    assert not [name for name in set(names) if names.count(name) > 1]
+
+
 def test_no_committed_file_knows_a_machine():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

@@ -26,7 +26,8 @@ from tessella.models import Language
 from tessella.predict import load
 from tessella.pretrained import fill, language_weights, same_measures
 from tessella.reading import train
-from tessella.recipes.reading import LanguageTexts, Pretraining, with_vocabulary
+from tessella.recipes.named import changed
+from tessella.recipes.reading import LanguageTexts, Pretraining, masked_words, with_vocabulary
 from tessella.recipes.recipe import Chosen
 from tessella.runs import RunFolder
 from tessella.schedules import Cosine
@@ -188,6 +189,18 @@ def test_a_run_goes_on_exactly(finished, texts, tmp_path, monkeypatch):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_table_is_evaluated_by_a_column(masked, tmp_path):
+    path = table(tmp_path / "test.parquet", said=[*SAYINGS[:5], None], text=["a"] * 6)
+    code, told, err = cli.run("evaluate", masked, "--data", path, "--columns", "said", "--out", tmp_path / "o.json")
+    assert code == 0, err
+    assert "5 texts" in told and "1 set aside: missing" in told
+    found = json.loads((tmp_path / "o.json").read_text())
+    assert found["quarantined"][0]["line"] == 6
+    assert found["runs"][0]["texts"] == 5
+    assert "no column 'saying'" in cli.bad("evaluate", masked, "--data", path, "--columns", "saying")
+    assert "--target is not for" in cli.bad("evaluate", masked, "--data", path, "--target", path)
+
+
 def test_resume_refuses_other_texts(masked, tmp_path):
     shutil.copytree(masked, tmp_path / "run")
     (tmp_path / "other.txt").write_text("quite another text\nand one more\n")
@@ -341,7 +354,9 @@ def table(path: Path, **columns) -> Path:
 def test_columns_of_a_table_are_lines_of_a_text(tmp_path):
     path = table(tmp_path / "reviews.parquet", **{"Title": ["Good", None, "Bad"], "Review Text": ["a b", "c", None]})
     aside = Quarantine()
-    assert read_texts([path], ["Title", "Review Text"], aside).texts == ["Good\na b", "c", "Bad"]
+    several = changed(masked_words(), ['data.text=["Title", "Review Text"]', "data.train=training"])
+    assert read_texts([path], several.data.columns, aside).texts == ["Good\na b", "c", "Bad"]
+    assert changed(masked_words(), ["data.text=Review Text"]).data.columns == ("Review Text",)
     assert not len(aside)
     assert read_texts([path], ["Review Text"], aside).texts == ["a b", "c"]
     assert [(item.line, item.reason) for item in aside] == [(3, "missing")]
@@ -421,6 +436,27 @@ def test_another_training_begins_with_it(masked, texts, tmp_path):
     assert (tmp_path / "more" / "codec.json").read_bytes() == (masked / "codec.json").read_bytes()
     with pytest.raises(InputError, match="needs the head 'next-word'"):
         tasks.train("next_words", texts, tmp_path / "other", [], silent, Chosen(start=str(masked)))
+
+
+def test_a_bert_of_ones_own_goes_to_transformers(texts, tmp_path):
+    """With a codec learned here, and the same logits there."""
+    transformers = pytest.importorskip("transformers")
+    changes = ["loop.steps=1", "loop.epochs=null", "codec.size=400", "batch=64"]
+    tasks.train("masked_words", texts, tmp_path / "run", changes, silent, Chosen(model="bert_tiny"))
+    assert cli.run("export", tmp_path / "run", "--to", "hf", "--out", tmp_path / "hf")[0] == 0
+    theirs = transformers.BertForMaskedLM.from_pretrained(tmp_path / "hf").eval()
+    tokenizer, reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf"), load(tmp_path / "run")
+    ids = tokenizer("The red owl eats никогда 🙂")["input_ids"]
+    own = reader.manner.tokenizer.encode(["The red owl eats никогда 🙂"])[0]
+    assert ids == [reader.manner.begin, *own]
+    assert tokenizer.mask_token_id == reader.manner.data(["a"]).pieces.mask
+    with torch.no_grad():
+        told = theirs(input_ids=torch.tensor([ids])).logits
+        assert (told - reader.model(torch.tensor([ids]))).abs().max() < 1e-5
+    small = cli.run("train", "masked_words", "--data", texts, "--out", tmp_path / "small", "--model", "words_micro",
+                    *(f"--set={change}" for change in changes))  # fmt: skip
+    assert small[0] == 0, small[2]
+    assert "learned positions" in cli.bad("export", tmp_path / "small", "--to", "hf", "--out", tmp_path / "x")
 
 
 def test_what_it_gives_to_others(masked):

@@ -22,7 +22,7 @@ class Pair:
     domain: str | None = None
 
 
-@spec("columns")
+@spec("parallel-columns")
 class Columns(Spec):
     """The columns of a table that hold the source, the target and, if there is one, the domain of a pair."""
 
