@@ -6,7 +6,6 @@ import pickle
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -316,7 +315,7 @@ def many_rows(path: Path, count: int, at_once: int = 100_000) -> None:
 
 
 MEASURED = """
-import resource, sys
+import resource, sys, time
 from pathlib import Path
 from tessella.data.columns import read_schema
 from tessella.data.record_batches import Preparation, RecordData, prepared
@@ -330,7 +329,7 @@ schema = read_schema(paths, "y", rows=own)
 records = read_records(paths, schema, rows=own)
 data = RecordData(prepared(records, Preparation(schema)))
 data.batch(0, 0, data.epoch(0, 512)[0])
-print(len(records), peak() - before)
+print(len(records), peak() - before, round(time.process_time()))
 """
 
 
@@ -338,12 +337,11 @@ print(len(records), peak() - before)
 def test_two_million_rows_take_bounded_memory(tmp_path):
     """1.8 of 2 million rows are 43 MB of numbers; all else is held for some thousand rows at a time."""
     many_rows(tmp_path / "t.parquet", 2_000_000)
-    start = time.monotonic()
     command = [sys.executable, "-c", MEASURED, str(tmp_path / "t.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-    count, grown = map(int, done.stdout.split())
+    count, grown, took = map(int, done.stdout.split())
     assert count == 1_800_000 and grown < 600, f"{grown} MB more"
-    assert time.monotonic() - start < 120
+    assert took < 40, f"{took} processor seconds, imports included"
 
 
 def test_reasons_name_the_column_so_that_they_can_be_counted(tmp_path, flats):
