@@ -157,8 +157,8 @@ def validate(
         pieces += int(losses["weight"])
         chosen = [place for place, number in enumerate(numbers.tolist()) if number in judged]
         if chosen:
-            answers = describes.search(images[chosen])
-            found |= {int(numbers[place]): describes.spelled(one) for place, one in zip(chosen, answers, strict=True)}
+            answers = describes.write(images[chosen])
+            found |= {int(numbers[place]): one for place, one in zip(chosen, answers, strict=True)}
     order = sorted(found)
     scores = caption_scores([found[number].text for number in order], [captions[number] for number in order])
     told = {score.metric: score.value for score in scores.scores}

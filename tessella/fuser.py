@@ -64,9 +64,7 @@ class Fuser:
         """A batch's "source" -> float32 b k: scores of classes or labels, or numbers in units of their deviation."""
         return self.model(self.placed(source, without)).float()
 
-    def answers(
-        self, records: Records, without: Collection[str] = (), batch: int = 64
-    ) -> Iterator[Tensor | InputError]:
+    def answers(self, records: Records, without: Collection[str] = (), batch: int = 64) -> Iterator[Any]:
         """Logits k (float32, on the CPU) of each record in order, or why it has none (a file that cannot be read).
 
         without: streams that are taken away from everybody. Raises InputError for names that are no streams, and where
@@ -86,7 +84,7 @@ class Fuser:
         for number, answer in enumerate(self.answers(records, batch=batch)):
             yield self.guess(records.name(number), answer)
 
-    def guess(self, name: str, answer: Tensor | InputError) -> Guess:
+    def guess(self, name: str, answer: Any) -> Guess:
         """An answer in words."""
         if isinstance(answer, InputError):
             return Guess(name, error=str(answer))
@@ -137,7 +135,7 @@ class Fuser:
             raise InputError(f"row {item.line}: {item.reason}{f' ({item.sample})' if item.sample else ''}")
         return records
 
-    def _tried(self, records: Records, without: Collection[str]) -> list[Tensor | InputError]:
+    def _tried(self, records: Records, without: Collection[str]) -> list[Any]:
         """Answers to a batch of records; where one of them cannot be read, each by itself."""
         try:
             (batch,) = in_order(opened(records, self.preparation), len(records))
@@ -146,7 +144,11 @@ class Fuser:
             if len(records) == 1:
                 return [error]
             return [self._tried(records.take([number]), without)[0] for number in range(len(records))]
-        return list(self.logits(read, without).cpu())
+        return self.computed(read, without)
+
+    def computed(self, source: Mapping[str, Tensor], without: Collection[str]) -> list[Any]:
+        """The answer to each row of a batch's "source"."""
+        return list(self.logits(source, without).cpu())
 
 
 def _cell(value: Any, is_file: bool) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from tessella.data.record_batches import Preparation, Prepared, RecordData, in_o
 from tessella.data.records import Records, read_records
 from tessella.data.sheets import SUFFIXES
 from tessella.data.sounds import tuned
-from tessella.data.targets import divided
+from tessella.data.targets import Task, divided
 from tessella.errors import InputError
 from tessella.lesson import Lesson
 from tessella.loop import LoopSpec
@@ -36,6 +36,7 @@ from tessella.sitting import Sitting
 from tessella.start import begin
 from tessella.text import Codec, train_codec
 
+R = TypeVar("R", bound=Fusion)
 HEARD = 1000
 """Sounds by which the usual rate, length and loudness are found."""
 
@@ -83,10 +84,11 @@ def train(
     return sitting.learned(lesson, recipe, len(training), start)
 
 
-def read_rows(recipe: Fusion, data: Path, quarantine: Quarantine) -> Rows:
+def read_rows(recipe: Fusion, data: Path, quarantine: Quarantine, task: Task | None = None) -> Rows:
     """The data as the recipe wants it; rows that cannot be used are set aside and named.
 
-    What columns hold is told by the recipe, if it goes on with a run, else by the rows to learn from.
+    What columns hold is told by the recipe, if it goes on with a run, else by the rows to learn from. task: what the
+    label is, whatever the recipe says of it.
     """
     what = recipe.data
     splits = find_files(data, SUFFIXES)
@@ -98,7 +100,7 @@ def read_rows(recipe: Fusion, data: Path, quarantine: Quarantine) -> Rows:
     own, others = (None, None) if validation else divided(paths, what.label, what.held_out, recipe.loop.seed)
     schema = recipe.columns
     if schema is None:
-        task = None if what.task == "auto" else what.task
+        task = task or (None if what.task == "auto" else what.task)
         schema = read_schema(paths, what.label, what.kinds, task, own)
     training = read_records(paths, schema, quarantine, own)
     held = read_records(validation or paths, schema, quarantine, others)
@@ -110,18 +112,27 @@ def read_rows(recipe: Fusion, data: Path, quarantine: Quarantine) -> Rows:
 
 def filled(recipe: Fusion, rows: Rows, codec: Codec | None) -> Fusion:
     """The recipe with what only the data can say: columns, the usual sound, model, objective and metric."""
+    schema, recipe = rows.schema, with_columns(recipe, rows)
+    recipe = recipe.replace(
+        objective=objective_of(recipe.objective, schema, rows.training), loop=judged(recipe.loop, schema)
+    )
+    head = recipe.design.head(schema.task, len(schema.names))
+    return recipe.replace(model=recipe.design.model(stems_of(recipe, schema, codec), head))
+
+
+def with_columns(recipe: R, rows: Rows) -> R:
+    """The recipe with what the columns hold, and with the usual rate, length and loudness of the sounds in them."""
     schema, sound = rows.schema, recipe.sound
     ears = [stream for stream, holds in schema.streams.items() if holds == "sound"]
     if ears:
         sample = np.random.default_rng(recipe.loop.seed).permutation(len(rows.training))[:HEARD].tolist()
         found = (rows.training.read(stream, number) for number in sample for stream in ears)
         sound = tuned((one for one in found if one is not None), sound)
-    recipe = recipe.replace(
-        columns=schema,
-        sound=sound,
-        objective=objective_of(recipe.objective, schema, rows.training),
-        loop=judged(recipe.loop, schema),
-    )
+    return recipe.replace(columns=schema, sound=sound)
+
+
+def stems_of(recipe: Fusion, schema: Schema, codec: Codec | None) -> dict[str, Any]:
+    """What makes tokens of each stream."""
     design = recipe.design
     makers: dict[str, Callable[[], Any]] = {
         "image": lambda: design.image_stem(recipe.image),
@@ -130,8 +141,7 @@ def filled(recipe: Fusion, rows: Rows, codec: Codec | None) -> Fusion:
         "text": lambda: design.text_stem(*_vocabulary(codec)),
         "table": lambda: design.table_stem(schema.sizes),
     }
-    stems = {stream: makers[holds]() for stream, holds in schema.streams.items()}
-    return recipe.replace(model=design.model(stems, design.head(schema.task, len(schema.names))))
+    return {stream: makers[holds]() for stream, holds in schema.streams.items()}
 
 
 def objective_of(given: Objective, schema: Schema, training: Records) -> Objective:

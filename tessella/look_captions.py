@@ -66,9 +66,10 @@ def look(captioner: Captioner, picture: Image.Image) -> Looked:
     """The best caption of a picture, and the attention over the picture while it is written."""
     image = fitted(picture, captioner.image)
     source = captioner.prepared(torch.from_numpy(image)[None])
-    caption = captioner.spelled(captioner.search(source)[0])
+    (written,) = captioner.write(source)
+    caption = Caption("image", **vars(written))
     grid = captioner.model.encode(source).grid
-    read = torch.tensor([[captioner.tokenizer.bos, *caption.ids]], device=captioner.device)
+    read = torch.tensor([[captioner.words.bos, *caption.ids]], device=captioner.device)
     with watch(captioner.model) as seen:
         captioner.model(source, read)
         maps = [seen[name][0].float().cpu().mean(dim=0) for name in seen if ".cross." in name or ".look." in name]
@@ -76,7 +77,7 @@ def look(captioner: Captioner, picture: Image.Image) -> Looked:
         raise InputError("this model looks at no raster of the picture, so there is no place to be shown")
     rows, cols = grid
     raster = torch.stack(maps)[..., -rows * cols :]
-    pieces = captioner.tokenizer.pieces([*caption.ids, captioner.tokenizer.eos])
+    pieces = captioner.words.pieces([*caption.ids, captioner.words.eos])
     return Looked(
         np.ascontiguousarray(rearrange(image, "v r c -> r c v")),
         caption,

@@ -129,7 +129,7 @@ def test_resume_refuses_other_pairs(finished, tmp_path):
 def test_a_run_is_its_recipe(finished, pairs):
     recipe = predict.opened(finished)[1]
     assert isinstance(recipe, Captioning) and from_yaml(to_yaml(recipe), "it") == recipe
-    assert recipe.model.target.vocab == load(finished).tokenizer.size
+    assert recipe.model.target.vocab == load(finished).words.size
     assert predict.kind_of(finished) == "captioning"
 
 
