@@ -330,7 +330,7 @@ def test_tuned_finds_rate_length_and_level():
 
 
 SOUND = np.random.default_rng(7).normal(0, 1, (50, 32)).astype(np.float32)
-ALL = SoundAugment(tempo=0.3, pitch=0.2, shift=5, gain=0.5, tilt=0.3, hiss=1, mel_masks=2, time_masks=2)
+ALL = SoundAugment(tempo=0.3, pitch=0.2, shift=5, gain=0.5, colour=0.3, hiss=1, mel_masks=2, time_masks=2)
 
 
 def test_augment_does_nothing_unless_told():

@@ -17,9 +17,9 @@ class SoundAugment(Spec):
 
     ``tempo``: longer or shorter by a factor, log-uniform up to 1 + tempo either way. ``pitch``: bands moved up or down
     likewise, so that a voice becomes a smaller or larger one's (vocal tract length perturbation: Jaitly and Hinton
-    2013). ``shift``: up to so many rows are cut from the beginning, or quiet ones put there. ``gain`` and ``tilt``:
-    deviations of a sum for all bands, and of one from -1 in the lowest band to 1 in the highest: loudness and
-    microphone. ``hiss``: up to that level all quieter values are raised. Then SpecAugment (Park et al. 2019, sec. 2):
+    2013). ``shift``: up to so many rows are cut from the beginning, or quiet ones put there. ``gain`` and ``colour``:
+    deviations of a sum for all bands, and of a smooth curve over the bands that is added: loudness and microphone.
+    ``hiss``: up to that level all quieter values are raised. Then SpecAugment (Park et al. 2019, sec. 2):
     ``mel_masks`` bands of up to ``mel_width`` and ``time_masks`` stretches of up to a share ``time_width`` of the rows
     become 0, which is the mean.
     """
@@ -28,7 +28,7 @@ class SoundAugment(Spec):
     pitch: float = Field(0.0, ge=0, le=1)
     shift: int = Field(0, ge=0)
     gain: float = Field(0.0, ge=0)
-    tilt: float = Field(0.0, ge=0)
+    colour: float = Field(0.0, ge=0)
     hiss: float = Field(0.0, ge=0)
     mel_masks: int = Field(0, ge=0)
     mel_width: int = Field(8, ge=1)
@@ -37,8 +37,8 @@ class SoundAugment(Spec):
 
     @model_validator(mode="after")
     def _finite(self) -> SoundAugment:
-        if not all(math.isfinite(value) for value in (self.gain, self.tilt, self.hiss)):
-            raise InputError("gain, tilt and hiss must be finite")
+        if not all(math.isfinite(value) for value in (self.gain, self.colour, self.hiss)):
+            raise InputError("gain, colour and hiss must be finite")
         return self
 
     def changed(self, sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -50,9 +50,8 @@ class SoundAugment(Spec):
             sound = along_bands(sound, factor(self.pitch, pitch))
         if self.shift:
             sound = shifted(sound, int(shift.integers(-self.shift, self.shift + 1)))
-        if self.gain or self.tilt:
-            slope = np.linspace(-1, 1, sound.shape[1], dtype=np.float32)
-            sound = sound + np.float32(level.normal(0, self.gain)) + np.float32(level.normal(0, self.tilt)) * slope
+        if self.gain or self.colour:
+            sound = sound + np.float32(level.normal(0, self.gain)) + curve(sound.shape[1], self.colour, level)
         if self.hiss:
             low = float(sound.min())
             sound = np.maximum(sound, np.float32(low + hiss.uniform(0, self.hiss)))
@@ -62,6 +61,13 @@ class SoundAugment(Spec):
 def factor(most: float, rng: np.random.Generator) -> float:
     """From 1 / (1 + most) to 1 + most, log-uniform."""
     return math.exp(rng.uniform(-1, 1) * math.log1p(most))
+
+
+def curve(bands: int, size: float, rng: np.random.Generator) -> np.ndarray:
+    """float32 m: cosines of a half to two periods over the bands, of deviations size, size / 2, size / 3, size / 4."""
+    waves = np.arange(1, 5)[:, None]
+    places = (np.arange(bands) + 0.5) / bands
+    return ((rng.normal(0, size, (4, 1)) / waves) * np.cos(np.pi * waves * places)).sum(axis=0).astype(np.float32)
 
 
 def along_time(sound: np.ndarray, times: float) -> np.ndarray:
