@@ -73,7 +73,12 @@ class PreNorm(PostNorm):
         return self.drop.add(x, self.path(sublayer(self.reads(x))))
 
 
-RESIDUALS: dict[str, type[PostNorm]] = {"post": PostNorm, "post+final": PostNorm, "pre": PreNorm}
+RESIDUALS: dict[str, type[PostNorm]] = {
+    "post": PostNorm,
+    "post+final": PostNorm,
+    "pre": PreNorm,
+    "pre+open": PreNorm,
+}
 
 
 class Block(nn.Module):

@@ -16,7 +16,7 @@ from tessella.errors import InputError
 from tessella.heads import Head, NextWord
 from tessella.spec import Part, Spec, spec
 from tessella.state import State
-from tessella.stems import clips, columns, encoded, frames, patches, streams  # noqa: F401  likewise
+from tessella.stems import bag, clips, columns, encoded, frames, patches, streams  # noqa: F401  likewise
 from tessella.stems.words import Stem, Words
 from tessella.tokens import Tokens
 from tessella.trunks import bit, clip_resnet, convnet, cvt, recurrent, regnet, swin, vgg  # noqa: F401  likewise

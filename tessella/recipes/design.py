@@ -26,6 +26,7 @@ from tessella.heads import Classes, Head, Values
 from tessella.models import Encoder, Model
 from tessella.positions import Sinusoidal
 from tessella.spec import Part, Spec, spec
+from tessella.stems.bag import Bag
 from tessella.stems.clips import Clips
 from tessella.stems.columns import Columns
 from tessella.stems.encoded import Encoded
@@ -76,6 +77,12 @@ class Design(Spec):
     """Moments and mel bands of a sound's patches."""
     tubelet: tuple[int, int, int] = (2, 16, 16)
     """Frames, rows and columns of a video's tubelets."""
+    norm: Literal["pre", "pre+open"] = "pre"
+    """Of the trunks, see `trunks.plain.Stack`."""
+    bag: int = Field(0, ge=0)
+    """A text is one token, see `stems.bag`, with so many vectors for pairs of words; 0: a token a word."""
+    forget: float = Field(0.5, ge=0, lt=1)
+    """Of such a token: how often a word, or a pair, is left out in training."""
     given: dict[Literal["image", "text"], Part[Model]] = Field(default_factory=dict)
     """Encoders of a run to start from: their stem and trunk read the streams of that kind first."""
 
@@ -88,7 +95,7 @@ class Design(Spec):
             hidden=self.hidden,
             dropout=self.dropout,
             activation="gelu",
-            norm="pre",
+            norm=self.norm,
             drop_path=self.drop_path if depth else 0.0,
         )
 
@@ -155,6 +162,8 @@ class Design(Spec):
         """What makes tokens of ids of such a vocabulary."""
         if "text" in self.given:
             return self.encoded(self.given["text"])
+        if self.bag:
+            return Bag(vocab=vocab, dim=self.dim, buckets=self.bag, forget=self.forget, dropout=self.dropout, pad=pad)
         return Words(vocab=vocab, dim=self.dim, positions=Sinusoidal(), dropout=self.dropout, pad=pad)
 
     def table_stem(self, sizes: tuple[int, ...]) -> Stem:

@@ -151,7 +151,15 @@ def sounds() -> Fusion:
         data=MixedRows(task="classes"),
         sound=Hearing(rate=16_000, seconds=4.0, mels=64),
         sound_augment=SoundAugment(
-            tempo=0.25, pitch=0.25, shift=6, gain=0.5, colour=0.3, mel_masks=1, mel_width=8, time_masks=1, time_width=0.15
+            tempo=0.25,
+            pitch=0.25,
+            shift=6,
+            gain=0.5,
+            colour=0.3,
+            mel_masks=1,
+            mel_width=8,
+            time_masks=1,
+            time_width=0.15,
         ),
         design=Design(dim=96, depth=3, heads=4, hidden=384, sound_patch=(8, 64)),
         objective=Classify(smoothing=0.1),
@@ -159,4 +167,17 @@ def sounds() -> Fusion:
     )
 
 
-RECIPES = (fuse, answer, sounds)
+def reviews() -> Fusion:
+    """Reviews of clothes, a text and a table, into whether it is recommended: words and their pairs, little else."""
+    base = fuse()
+    return base.replace(
+        data=MixedRows(label="Recommended IND", kinds={"Rating": "ignore"}),
+        length=160,
+        design=Design(dim=32, joint=0, heads=2, norm="pre+open", dropout=0.5, bag=2**17, forget=0.5, drop=0.0),
+        objective=Classify(smoothing=0.05),
+        schedule=Cosine(peak=2e-3, warmup=200, final=1e-5),
+        loop=base.loop.replace(epochs=8, metric="auc"),
+    )
+
+
+RECIPES = (fuse, answer, sounds, reviews)

@@ -55,7 +55,8 @@ class Stack(Trunk):
     """What encoder and decoder stacks share (Vaswani et al. 2017, table 3).
 
     norm: "post" as in the paper; "post+final" adds a LayerNorm after the last block, as torch.nn.Transformer does;
-    "pre" normalises inside the residual and after the last block.
+    "pre" normalises inside the residual and after the last block; "pre+open" leaves the latter out, so that how long
+    a token's vector is still tells something.
     initial: weights as the parts draw them ("xavier"), or smaller the more of them add up ("scaled").
     """
 
@@ -65,7 +66,7 @@ class Stack(Trunk):
     hidden: int = 2048
     dropout: float = 0.1
     activation: Activation = "relu"
-    norm: Literal["post", "post+final", "pre"] = "post"
+    norm: Literal["post", "post+final", "pre", "pre+open"] = "post"
     eps: float = 1e-5
     drop_path: float = Field(0.0, ge=0, lt=1)
     """Stochastic depth: how often a sample skips a branch of the last block; less before, and never in the first."""
@@ -90,7 +91,8 @@ class Stack(Trunk):
 
     def final_norm(self) -> nn.Module:
         """What follows the last block."""
-        return nn.Identity() if self.norm == "post" else nn.LayerNorm(self.dim, self.eps)
+        bare = self.norm in ("post", "pre+open")
+        return nn.Identity() if bare else nn.LayerNorm(self.dim, self.eps)
 
 
 @spec("plain")
