@@ -81,8 +81,8 @@ class Design(Spec):
     """Of the trunks, see `trunks.plain.Stack`."""
     bag: int = Field(0, ge=0)
     """A text is one token, see `stems.bag`, with so many vectors for pairs of words; 0: a token a word."""
-    forget: float = Field(0.5, ge=0, lt=1)
-    """Of such a token: how often a word, or a pair, is left out in training."""
+    forget: float = Field(0.0, ge=0, lt=1)
+    """How often a word (of a bag: or a pair of words) is left out in training."""
     given: dict[Literal["image", "text"], Part[Model]] = Field(default_factory=dict)
     """Encoders of a run to start from: their stem and trunk read the streams of that kind first."""
 
@@ -164,7 +164,9 @@ class Design(Spec):
             return self.encoded(self.given["text"])
         if self.bag:
             return Bag(vocab=vocab, dim=self.dim, buckets=self.bag, forget=self.forget, dropout=self.dropout, pad=pad)
-        return Words(vocab=vocab, dim=self.dim, positions=Sinusoidal(), dropout=self.dropout, pad=pad)
+        return Words(
+            vocab=vocab, dim=self.dim, positions=Sinusoidal(), dropout=self.dropout, pad=pad, forget=self.forget
+        )
 
     def table_stem(self, sizes: tuple[int, ...]) -> Stem:
         """What makes tokens of numbers (size 0) and of categories of so many values."""

@@ -41,6 +41,8 @@ class Words(Stem):
     """Kinds of token, each with a vector that is added, as in BERT: those of a first and of a second text; 0: none."""
     norm: float | None = Field(None, gt=0)
     """Epsilon of a LayerNorm behind the positions, as in BERT; None for no such norm."""
+    forget: float = Field(0.0, ge=0, lt=1)
+    """How often the vector of a word is left out in training, as a whole (Iyyer et al. 2015, word dropout)."""
 
     def build(self) -> WordsStem:
         return WordsStem(self)
@@ -51,7 +53,7 @@ class WordsStem(nn.Module):
 
     def __init__(self, s: Words):
         super().__init__()
-        self.pad, self.end = s.pad, s.end
+        self.pad, self.end, self.forget = s.pad, s.end, s.forget
         self.scale = s.dim**0.5 if s.scale is None else s.scale
         self.embedding = nn.Embedding(s.vocab, s.dim)
         nn.init.normal_(self.embedding.weight, 0, s.dim**-0.5 if s.spread is None else s.spread)
@@ -68,6 +70,8 @@ class WordsStem(nn.Module):
         types: long b n, the kind of each token of a stem that has kinds; None: all are of the first.
         """
         x = self.embedding(ids) * self.scale
+        if self.training and self.forget:
+            x = x * (torch.rand(ids.shape, device=ids.device) >= self.forget).unsqueeze(2)
         if self.types is not None:
             x = x + self.types(torch.zeros_like(ids) if types is None else types)
         return Tokens(self.drop(self.norm(self.positions(x, start))), keep=self.kept(ids))
