@@ -162,8 +162,9 @@ class Design(Spec):
         """What makes tokens of ids of such a vocabulary."""
         if "text" in self.given:
             return self.encoded(self.given["text"])
+        own: dict[str, Any] = {"dropout": self.dropout, "forget": self.forget, "pad": pad}
         if self.bag:
-            return Bag(vocab=vocab, dim=self.dim, buckets=self.bag, forget=self.forget, dropout=self.dropout, pad=pad)
+            return Bag(vocab=vocab, dim=self.dim, buckets=self.bag, **own)
         return Words(
             vocab=vocab, dim=self.dim, positions=Sinusoidal(), dropout=self.dropout, pad=pad, forget=self.forget
         )
