@@ -1,6 +1,13 @@
 """Audio-visual digits: a damaged written digit and the same digit spoken in noise, each alone and fused in every way.
 
-    python benchmarks/fusion_digits.py data --data ../shared/data --runs runs
+    python benchmarks/fusion_digits.py --data ../shared/data --runs runs [--seeds 1 2 3] [--only train]
+
+Runs that are there already are not trained again. It writes docs/results/fusion-digits.json.
+
+All models have four blocks of the same width, divided as the scheme wants; so they have as many parameters, but for the
+stem of the other stream, which one stream alone does not need. The best of the validations after each epoch is kept;
+the test is read once, at the end. Trained is without and with modality dropout; at the test each stream is taken away
+from everybody once. Time is the processor's, from the first step to the last, validations included.
 
 The tables, after AV-MNIST (Vielzeuf et al. 2018, https://arxiv.org/abs/1808.07275): MNIST pictures without the leading
 principal components that hold 75 % of the energy (fitted on training pictures), to which Gaussian noise is added; and
@@ -15,6 +22,8 @@ from __future__ import annotations
 import argparse
 import gzip
 import io
+import statistics
+import sys
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +31,24 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from fused import Course, Trained, Writer, hardware, mean, right  # noqa: E402
+
+from tessella.data.pixels import Preprocess  # noqa: E402
+from tessella.data.sound_augment import SoundAugment  # noqa: E402
+from tessella.data.sounds import Hearing  # noqa: E402
+from tessella.loop import LoopSpec  # noqa: E402
+from tessella.objectives import Classify  # noqa: E402
+from tessella.predict import opened  # noqa: E402
+from tessella.recipes.design import Design  # noqa: E402
+from tessella.recipes.fusing import Fusion, MixedRows, fuse  # noqa: E402
+from tessella.schedules import Cosine  # noqa: E402
+from tessella.zoo.counts import multiply_adds_of, parameters  # noqa: E402
 
 ENERGY = 0.75
 GRAIN = 10.0
@@ -32,8 +58,27 @@ RATIOS = (0.0, 15.0)
 RATE, LONGEST = 8000, 8000
 """Samples a second, and most of a recording."""
 SPEAKERS = {"train": ("george", "jackson", "lucas", "nicolas"), "val": ("theo",), "test": ("yweweler",)}
-ROWS = {"train": 20_000, "val": 2_000, "test": 4_000}
+ROWS = {"train": 16_000, "val": 2_000, "test": 4_000}
 SEED = 1
+STREAMS = ("image", "sound")
+WIDTH, BLOCKS = 64, 4
+PLAIN = "early-concat"
+DIVISIONS: dict[str, tuple[int | None, int]] = {
+    "early-sum": (None, 4),
+    "early-concat": (None, 4),
+    "many-to-one": (1, 2),
+    "one-to-many": (1, 2),
+    "cross": (2, 0),
+    "cross-to-concat": (1, 2),
+    "bottleneck": (1, 1),
+}
+"""Blocks of each stream's own, and of all streams together (in the bottleneck: of each stream, where they meet)."""
+DROP = 0.3
+"""Modality dropout."""
+GAIN, LOST = 3.0, 2.0
+"""Points that fusion shall gain, and may lose to one stream alone when it has no more than that one."""
+USUAL = 43
+"""Moments of the median recording."""
 
 
 def idx(path: Path) -> np.ndarray:
@@ -147,14 +192,122 @@ def paired(
         }
 
 
+def recipe(name: str, seed: int, drop: float) -> Fusion:
+    """How a scheme, or one stream alone (by its name), is trained."""
+    alone = name in STREAMS
+    own, joint = (None, BLOCKS) if alone else DIVISIONS[name]
+    base = fuse()
+    return base.replace(
+        data=MixedRows(label="label", kinds={other: "ignore" for other in STREAMS if alone and other != name}),
+        image=Preprocess(size=(28, 28), channels=1, mean=(0.5,), std=(0.12,), crop=1.0),
+        sound=Hearing(rate=RATE, seconds=LONGEST / RATE, mels=32),
+        sound_augment=SoundAugment(pitch=0.15, mel_masks=1, mel_width=6),
+        design=Design(
+            scheme="early-concat" if alone else name,
+            dim=WIDTH,
+            own=own,
+            joint=joint,
+            heads=4,
+            hidden=2 * WIDTH,
+            patch=7,
+            sound_patch=(8, 32),
+            drop=drop,
+        ),
+        objective=Classify(smoothing=0.1),
+        schedule=Cosine(peak=2e-3, warmup=100, final=1e-5),
+        loop=LoopSpec(epochs=3, metric="accuracy", seed=seed, checkpoint_minutes=None, keep=1),
+    )
+
+
+def trained(course: Course, folder: Path, name: str, seed: int, drop: float) -> Trained:
+    """A run of a model."""
+    kind = "dropped" if drop else "plain"
+    return course.train(recipe(name, seed, drop), folder / f"{name}-{kind}-{seed}")
+
+
+def measured(course: Course, folder: Path, seeds: list[int], write: Writer) -> None:
+    """What is told of all runs."""
+    alone: dict[str, list[float]] = {}
+    took: dict[str, list[float]] = {}
+    counts: dict[str, tuple[int, int]] = {}
+    together: dict[tuple[str, float], list[float]] = {}
+    without: dict[tuple[str, float, str], list[float]] = {}
+    for name in (*STREAMS, *DIVISIONS):
+        for drop in (0.0,) if name in STREAMS else (0.0, DROP):
+            for seed in seeds:
+                run = trained(course, folder, name, seed, drop)
+                counts[name] = sizes(run.path)
+                accuracy = right(*course.answers(run.path))
+                if name in STREAMS:
+                    alone.setdefault(name, []).append(accuracy)
+                    took.setdefault(name, []).append(run.seconds)
+                    continue
+                together.setdefault((name, drop), []).append(accuracy)
+                if not drop:
+                    took.setdefault(name, []).append(run.seconds)
+                for stream in STREAMS:
+                    left = right(*course.answers(run.path, [stream]))
+                    without.setdefault((name, drop, stream), []).append(left)
+    for name, values in alone.items():
+        write.add(f"digits, {name} alone: accuracy", mean(values), "%")
+    best = max(statistics.fmean(values) for values in alone.values())
+    for (name, drop), values in together.items():
+        gained = statistics.fmean(values) - best
+        goal = (f">= {best:.2f} + {GAIN:g}", gained >= GAIN) if not drop else (None, None)
+        kind = f", modality dropout {drop:g}" if drop else ""
+        write.add(f"digits, {name}{kind}: accuracy", mean(values), "%", *goal)
+    for name, (learned, work) in counts.items():
+        write.add(f"digits, {name}: parameters", learned, "")
+        write.add(f"digits, {name}: multiply-adds a row", round(work / 1e6, 3), "M")
+        write.add(f"digits, {name}: training", round(statistics.median(took[name]), 1), "s")
+        ratio = statistics.median(took[name]) / statistics.median(took[PLAIN])
+        write.add(f"digits, {name}: training time over {PLAIN}", round(ratio, 2), "x")
+    for (name, drop, stream), values in without.items():
+        other = next(each for each in STREAMS if each != stream)
+        lost = statistics.fmean(alone[other]) - statistics.fmean(values)
+        goal = (f"<= {LOST:g}", lost <= LOST) if drop else (None, None)
+        kind = f"modality dropout {drop:g}" if drop else "no modality dropout"
+        write.add(f"digits, {name}, {kind}, without the {stream}: accuracy", mean(values), "%")
+        write.add(
+            f"digits, {name}, {kind}, without the {stream}: lost to {other} alone", round(lost, 2), "points", *goal
+        )
+
+
+def sizes(run: Path) -> tuple[int, int]:
+    """Parameters, and multiply-adds of a row with a sound of the usual length."""
+    made = opened(run)[1]
+    assert isinstance(made, Fusion) and made.model is not None and made.columns is not None
+    rows = {"image": torch.zeros(1, 1, 28, 28), "sound": torch.zeros(1, USUAL, made.sound.mels)}
+    given = {stream: rows[stream] for stream in made.columns.streams}
+    return parameters(made.model), multiply_adds_of(made.model.build(), given)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=("data",))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--only", choices=("data", "train"), help="stop after this step")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/fusion-digits.json"))
     given = parser.parse_args()
-    write_tables(given.data, given.runs / "av-digits")
+    torch.set_num_threads(1)
+    tables, folder = given.runs / "av-digits", given.runs / "digits"
+    write_tables(given.data, tables)
+    if given.only == "data":
+        return
+    course = Course(tables)
+    for seed in given.seeds:
+        for name in (*STREAMS, *DIVISIONS):
+            for drop in (0.0,) if name in STREAMS else (0.0, DROP):
+                run = trained(course, folder, name, seed, drop)
+                print(f"{run.path}: {run.seconds:.0f} s", flush=True)
+    if given.only == "train":
+        return
+    rows = f"test, {ROWS['test']:,} rows"
+    write = Writer("python benchmarks/fusion_digits.py", "mnist, spoken-digits", rows, hardware(), given.seeds)
+    measured(course, folder, given.seeds, write)
+    write.save(given.out)
 
 
 if __name__ == "__main__":
