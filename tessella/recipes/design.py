@@ -165,9 +165,7 @@ class Design(Spec):
         own: dict[str, Any] = {"dropout": self.dropout, "forget": self.forget, "pad": pad}
         if self.bag:
             return Bag(vocab=vocab, dim=self.dim, buckets=self.bag, **own)
-        return Words(
-            vocab=vocab, dim=self.dim, positions=Sinusoidal(), dropout=self.dropout, pad=pad, forget=self.forget
-        )
+        return Words(vocab=vocab, dim=self.dim, positions=Sinusoidal(), **own)
 
     def table_stem(self, sizes: tuple[int, ...]) -> Stem:
         """What makes tokens of numbers (size 0) and of categories of so many values."""
