@@ -47,7 +47,7 @@ class Group:
     outcome: float
     """The share of them that is right, or their mean error."""
     interval: tuple[float, float] | None
-    """95 %; of shares by the bootstrap, of errors by their normal limit, which one row has not."""
+    """95 %; of shares Wilson's, of errors by their normal limit, which one row has not."""
 
 
 @dataclass

@@ -171,8 +171,15 @@ def paired(first: np.ndarray, second: np.ndarray) -> Paired:
 
 
 def level(outcomes: np.ndarray) -> tuple[float, tuple[float, float] | None]:
-    """Of rows n, right or not, or of their errors: the mean, and its 95 % interval: bootstrap, or normal limit."""
-    return float(outcomes.mean()), class_scores.interval(outcomes) if outcomes.dtype == bool else around(outcomes)
+    """Of rows n, right or not, or of their errors: the mean, and its 95 % interval: Wilson's, or the normal limit."""
+    return float(outcomes.mean()), wilson(outcomes) if outcomes.dtype == bool else around(outcomes)
+
+
+def wilson(right: np.ndarray) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927), which few rows that are all right do not make a certainty."""
+    n, share, z = len(right), float(right.mean()), 1.96
+    middle, far = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, (middle - far) / (1 + z**2 / n)), min(1.0, (middle + far) / (1 + z**2 / n))
 
 
 def around(values: np.ndarray) -> tuple[float, float] | None:

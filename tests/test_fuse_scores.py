@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn import metrics
 
 from tessella.class_scores import report, softmax
 from tessella.errors import InputError
-from tessella.fuse_scores import paired
+from tessella.fuse_scores import paired, wilson
 from tessella.fuse_sums import ClassSums, LabelSums, NumberSums, Sums, errors
 from tessella.rank_scores import Ranks, odds_of_classes
 
@@ -209,6 +210,15 @@ def test_a_pair_of_runs_differs_as_their_scores_do(seed, n):
     found = paired(small, large)
     assert found.difference == pytest.approx(large.mean() - small.mean())
     assert found.interval[0] < found.difference < found.interval[1]
+
+
+@settings(deadline=None, max_examples=30)
+@given(n=st.integers(1, 400), right=st.data())
+def test_the_interval_of_a_share_is_wilsons(n, right):
+    found = right.draw(st.integers(0, n))
+    low, high = wilson(np.arange(n) < found)
+    expected = binomtest(found, n).proportion_ci(method="wilson")
+    assert (low, high) == (pytest.approx(expected.low, abs=1e-4), pytest.approx(expected.high, abs=1e-4))
 
 
 def test_an_interval_of_errors_covers_as_often_as_it_says():
