@@ -13,7 +13,6 @@ from tessella.data.ids import Reading
 from tessella.errors import InputError
 from tessella.predict import opened
 from tessella.recipes.reading import Pretraining
-from tessella.spec import to_dict
 from tessella.stems.words import Words
 from tessella.text import Codec
 from tessella.trunks.plain import Trunk
@@ -58,7 +57,7 @@ def language_weights(run: str | Path) -> Pretrained:
     """What a run of `masked_words`, `next_words` or an imported BERT or GPT-2 gives: see `Pretrained`, `fill`.
 
     A text stream of a fusion is `Encoded(dim=…, stem=p.stem, trunk=p.trunk)`, its module filled by
-    ``fill(module, p.named())``. A decoder of the same measures (`same_measures`) is filled by
+    ``fill(module, p.named())``. A decoder of the same measures is filled by
     ``fill(model.target, p.named("", None))`` and ``fill(model.decoder, p.named(None, ""))``; its cross-attention stays
     fresh. Raises InputError for a run of another kind.
     """
@@ -93,13 +92,3 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], fresh: Collection[str
         raise InputError(f"only the new model has '{odd[0]}' ({len(odd)} such names); its parts are others")
     module.load_state_dict(dict(weights), strict=False)
     return left
-
-
-def same_measures(pretrained: Pretrained, stem: Words, trunk: Trunk) -> bool:
-    """Whether weights fit parts that may be of other kinds and drop out otherwise."""
-    free = {"kind", "dropout", "drop_path", "initial", "memory", "spread", "pad", "end"}
-
-    def told(part: Any) -> dict[str, Any]:
-        return {name: value for name, value in to_dict(part).items() if name not in free}
-
-    return told(pretrained.stem) == told(stem) and told(pretrained.trunk) == told(trunk)
