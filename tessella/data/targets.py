@@ -164,9 +164,9 @@ class _Strata:
     def are_classes(self) -> bool:
         """Whether there are labels to be told apart."""
         profile = self.profile
-        return (
-            not (profile.listed or profile.odd or profile.many or _are_numbers(profile)) and len(self.numbers) <= STRATA
-        )
+        if profile.listed or profile.odd or profile.many or _are_numbers(profile):
+            return False
+        return len(self.numbers) <= STRATA and not _mostly_different(len(self.numbers), profile)
 
     def of(self, path: Path) -> np.ndarray:
         """Int64 n, as many as the table has rows, broken ones too; -1 where there is no label."""
@@ -196,6 +196,11 @@ def _are_numbers(profile: Profile) -> bool:
     return not profile.numeric.whole or profile.many or len(profile.values) > MOST_CLASSES
 
 
+def _mostly_different(labels: int, profile: Profile) -> bool:
+    """Whether labels are texts rather than classes: hardly any comes twice, in more than a few rows."""
+    return labels > profile.there / 2 and profile.there > MOST_CLASSES
+
+
 def _numbers(profiles: Sequence[Profile], said: str) -> Found:
     for profile in profiles:
         if profile.listed or profile.numeric.count < GOOD * profile.there:
@@ -213,7 +218,7 @@ def _classes(profile: Profile, said: str) -> Found:
     if profile.listed:
         raise InputError(f"'{profile.name}' has lists of labels; they are predicted as labels, not classes")
     counted = profile.values
-    if profile.many or (len(counted) > profile.there / 2 and profile.there > MOST_CLASSES):
+    if profile.many or _mostly_different(len(counted), profile):
         told = f"over {MOST_VALUES:,}" if profile.many else f"{len(counted):,}"
         raise InputError(
             f"'{profile.name}' has {told} different labels in {profile.there:,} rows; these are no classes"
