@@ -22,7 +22,9 @@ BETWEEN, SUM = "between", "sum"
 ONE = "the streams' sum"
 CALL = re.compile(r"^(?:trunks|stacks)\.(\d+)\.(?:blocks\.)?(\d+)\.attn\.attend$")
 """Which trunk or stack of a verb, and which of its blocks, in the name of an attention."""
-AT_ONCE = 32
+AT_ONCE = 64
+READS, ORDERS = 1500, 32
+"""Times a row is read to share out its score, about; and orders of its parts beyond which more say nothing new."""
 Score = Callable[[Tensor], Tensor]
 """Logits b k -> b: how much an answer is favoured."""
 Places = dict[str, Tensor]
@@ -80,8 +82,10 @@ class Evidence:
     """What the stem made of the row, 1 n d."""
     logits: Tensor
     """k, of the whole row."""
-    rests: dict[str, Tensor]
-    """Stream -> a number for each of its tokens: what the score loses without it; 0 where there is none."""
+    shares: dict[str, Tensor]
+    """Stream -> what each of its tokens adds to the score; 0 where there is none. See `gather`."""
+    orders: int
+    """In how many orders parts were added."""
     without: dict[str, Tensor]
     """Stream -> logits k of the row without it; of streams that the row has."""
     glances: list[Glance]
@@ -89,12 +93,23 @@ class Evidence:
 
 
 @torch.inference_mode()
-def gather(model: Any, source: Mapping[str, Tensor], score: Callable[[Tensor], Score]) -> Evidence:
+def gather(
+    model: Any,
+    source: Mapping[str, Tensor],
+    score: Callable[[Tensor], Score],
+    parts: Mapping[str, Sequence[Tensor]] | None = None,
+) -> Evidence:
     """Reads one row (each tensor of `source` has a first dimension of 1), watches, and reads it again without parts.
 
-    A token is taken away as padding is: nobody looks at it (Zeiler and Fergus 2014, sec. 4.2, hide parts of an image;
-    a token that is not there needs nothing in its place). This asks what the answer rests on in every scheme alike,
-    which attention does not say: what is looked at need not have a say. score: the row's logits k -> what is scored.
+    What a part adds to the score depends on what else is known: of two words that say the same, neither seems to matter
+    beside the other. So its share is what it adds on average when parts come to be known in random order, its Shapley
+    value (Strumbelj and Kononenko 2014, algorithm 1; of streams, Parcalabescu and Frank 2023, MM-SHAP). All shares add
+    up to the score of the row less that of a row of which nothing is known. A part that is not known is taken away as
+    padding is: nobody looks at it. This asks what the answer rests on, in every scheme alike, which attention does not
+    say: what is looked at need not have a say.
+
+    score: the row's logits k -> what is scored. parts: stream -> numbers of tokens that come to be known together, and
+    share evenly; every token for itself where there are none.
     """
     if not isinstance(model.trunk, SchemeTrunk):
         raise InputError("only a model that fuses streams by a scheme can be asked what its streams looked at")
@@ -102,43 +117,61 @@ def gather(model: Any, source: Mapping[str, Tensor], score: Callable[[Tensor], S
     with watch(model) as maps:
         features = model.trunk(tokens)
     logits = model.head(features)[0].float()
-    rests = _rests(model, tokens, score(logits))
-    there = [name for name, a, _ in tokens.spans if bool((source.get(name + THERE, torch.ones(1)) != 0).all())]
-    there = [name for name in there if name in source]
+    shares, orders = _shares(model, tokens, score(logits), _numbered(tokens, parts or {}))
+    there = [name for name, _, _ in tokens.spans if name in source and bool(source.get(name + THERE, AT_HAND).all())]
     without = {
         name: model({**source, name + THERE: torch.zeros(1, dtype=torch.bool, device=tokens.x.device)})[0].float().cpu()
         for name in (there if len(there) > 1 else ())
     }
     glances = list(_glances(model.trunk, {n: m.float().cpu() for n, m in maps.items()}, tokens, features))
-    split = {name: rests[a:b] for name, a, b in tokens.spans}
-    return Evidence(tokens, logits.cpu(), split, without, glances)
+    split = {name: shares[a:b] for name, a, b in tokens.spans}
+    return Evidence(tokens, logits.cpu(), split, orders, without, glances)
 
 
-def _rests(model: Any, tokens: Tokens, score: Score) -> Tensor:
-    """n: what the score of the answer loses without each token, each by itself."""
-    keep = kept(tokens)[0]
-    numbers = keep.nonzero()[:, 0]
-    lost, whole = torch.zeros(len(keep)), score(model.head(model.trunk(tokens)).float())
-    for some in numbers.split(AT_ONCE):
-        found = score(model.head(model.trunk(_without(model, tokens, some))).float())
-        lost[some.cpu()] = (whole - found).cpu()
-    return lost
+AT_HAND = torch.ones(1, dtype=torch.bool)
 
 
-def _without(model: Any, tokens: Tokens, numbers: Tensor) -> Tokens:
-    """As many rows as numbers, each without one token; a stream without any token is an absent one.
+def _numbered(tokens: Tokens, parts: Mapping[str, Sequence[Tensor]]) -> list[Tensor]:
+    """The parts by numbers of tokens in the whole row, those alone that are kept."""
+    keep, made = kept(tokens)[0].cpu(), []
+    for name, a, b in tokens.spans:
+        each = parts.get(name) or [torch.tensor([number]) for number in range(b - a)]
+        made += [a + part[keep[a + part]] for part in each]
+    return [part for part in made if len(part)]
+
+
+def _shares(model: Any, tokens: Tokens, score: Score, parts: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """n: the share of each token; and in how many orders its part was added: each order also backwards."""
+    drawn, n = torch.Generator().manual_seed(0), tokens.x.shape[1]
+    pairs = max(1, min(ORDERS, READS // (len(parts) + 1)) // 2)
+    shares = torch.zeros(n)
+    for _ in range(pairs):
+        order = torch.randperm(len(parts), generator=drawn)
+        for way in (order, order.flip(0)):
+            known = torch.zeros(len(parts) + 1, n, dtype=torch.bool)
+            for place, number in enumerate(way.tolist()):
+                known[place + 1 :, parts[number]] = True
+            found = torch.cat([
+                score(model.head(model.trunk(_knowing(model, tokens, some))).float()).cpu()
+                for some in known.to(tokens.x.device).split(AT_ONCE)
+            ])  # fmt: skip
+            for number, more in zip(way.tolist(), found.diff().tolist(), strict=True):
+                shares[parts[number]] += more / len(parts[number]) / (2 * pairs)
+    return shares, 2 * pairs
+
+
+def _knowing(model: Any, tokens: Tokens, known: Tensor) -> Tokens:
+    """As many rows as `known` (bool b n), of each what it says is known; a stream without any token is an absent one.
 
     Where streams are added to each other, a token that is nothing adds nothing, and all others stay where they are.
     """
-    rows = torch.arange(len(numbers), device=numbers.device)
-    x, keep = tokens.x.repeat(len(rows), 1, 1), kept(tokens).repeat(len(rows), 1)
-    x[rows, numbers] = 0
-    if type(model.trunk.verbs[0]) is not Sum:
-        keep[rows, numbers] = False
+    x = tokens.x * known[:, :, None]
+    keep = kept(tokens).expand(len(known), -1)
+    keep = keep.clone() if type(model.trunk.verbs[0]) is Sum else keep & known
     for i, (_, a, b) in enumerate(tokens.spans):
-        empty = ~keep[:, a:b].any(dim=1)
+        empty = ~known[:, a:b].any(dim=1)
         x[empty, a] = model.stem.absent[i].to(x.dtype)
-        keep[empty, a] = True
+        keep[empty, a:b] = torch.arange(b - a, device=x.device) == 0
     return tokens.replace(x=x, keep=keep)
 
 

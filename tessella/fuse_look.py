@@ -18,7 +18,7 @@ from tessella.data.record_batches import in_order, opened
 from tessella.data.records import Records, read_records
 from tessella.errors import InputError
 from tessella.fuse_evidence import Evidence, Glance, gather
-from tessella.fuse_panels import Weight, chances, lost, matrices, streams, taken_away
+from tessella.fuse_panels import Weight, adds, chances, matrices, streams, taken_away
 from tessella.fuse_shown import Shown, shown
 from tessella.fuser import Fuser
 from tessella.report import Report
@@ -56,13 +56,13 @@ class Why:
 
     @property
     def scored(self) -> str:
-        """What falls when something is taken away."""
+        """To what parts add."""
         return NAMED[self.task].format(self.asked)
 
     def weights(self) -> dict[str, Weight]:
-        """Of each stream that there is to see: what the answer loses without each token."""
-        most = max([self.strong, *(float(self.evidence.rests[name].abs().max()) for name in self.shown)])
-        return {name: Weight(one, self.evidence.rests[name], most) for name, one in self.shown.items()}
+        """Of each stream that there is to see: what each token adds to the answer."""
+        most = max([self.strong, *(float(self.evidence.shares[name].abs().max()) for name in self.shown)])
+        return {name: Weight(one, self.evidence.shares[name], most) for name, one in self.shown.items()}
 
 
 def explain(fuser: Fuser, records: Records, number: int, name: str) -> Why:
@@ -73,22 +73,25 @@ def explain(fuser: Fuser, records: Records, number: int, name: str) -> Why:
     if said.error is not None:
         raise InputError(said.error)
     score = SCORES[schema.task]
-    evidence = gather(fuser.model, source, lambda logits: partial(score, favourite=favourite(logits, schema.task)))
-    asked = schema.names[favourite(evidence.logits, schema.task)]
+    seen = shown(fuser, source)
+    parts = {stream: one.parts() for stream, one in seen.items()}
+    which = partial(favourite, task=schema.task)
+    evidence = gather(fuser.model, source, lambda logits: partial(score, favourite=which(logits)), parts)
+    asked = schema.names[which(evidence.logits)]
     then = {stream: fuser.guess("", logits) for stream, logits in evidence.without.items()}
     if schema.task == "numbers":
         answers = tuple(said.value.items())
         without = {stream: (one.value[asked], "") for stream, one in then.items()}
         unit = schema.targets[0].deviation
-        evidence = replace(evidence, rests={stream: unit * lost for stream, lost in evidence.rests.items()})
-        return Why(name, answers, asked, schema.task, without, shown(fuser, source), evidence, STRONG * unit / 10)
+        evidence = replace(evidence, shares={stream: unit * lost for stream, lost in evidence.shares.items()})
+        return Why(name, answers, asked, schema.task, without, seen, evidence, STRONG * unit / 10)
     answers = tuple(sorted((said.chances or {}).items(), key=lambda one: -one[1])[:TOP])
     told = {
         stream: ", ".join(one.value) or "no label" if schema.task == "labels" else one.value
         for stream, one in then.items()
     }
     without = {stream: ((one.chances or {})[asked], told[stream]) for stream, one in then.items()}
-    return Why(name, answers, asked, schema.task, without, shown(fuser, source), evidence)
+    return Why(name, answers, asked, schema.task, without, seen, evidence)
 
 
 def row_of(fuser: Fuser, table: Path, row: int) -> tuple[Records, int, str]:
@@ -154,7 +157,7 @@ def drawing(why: Why) -> Figure:
     taken_away(upper[1], why.answers, why.asked, why.without, why.task)
     matrices(upper[2], mixing)
     for part, (name, weight) in zip(parts[1:], weights.items(), strict=True):
-        streams(part, weight, lost(name, weight, why.scored))
+        streams(part, weight, adds(name, weight, why.scored))
     return figure
 
 
@@ -173,12 +176,18 @@ def page(why: Why) -> Report:
     chapter = report.chapter(
         "rests",
         "What it rests on",
-        f"How much the {why.scored} falls when one token is taken away, as if it were padding; what is below 0 speaks "
-        "against the answer. This is asked of the model's answers, not of its attention, and so of all schemes alike. "
-        "Things that say the same stand in for each other: each of them alone may seem to matter little.",
+        f"What each part adds to the {why.scored} when parts come to be known in random order, on average over "
+        f"{why.evidence.orders} orders: its Shapley value. What is below 0 speaks against the answer. All parts add up "
+        "to the difference between the row and one of which nothing is known. This is asked of what the model answers, "
+        "not of its attention, and so of all schemes alike.",
     )
+    sizes = {name: float(weight.values.abs().sum()) for name, weight in why.weights().items()}
+    whole = sum(sizes.values()) or 1.0
+    chapter.table(["stream", f"adds to the {why.scored}", "share of all that speaks for or against"],
+                  [[name, f"{float(why.evidence.shares[name].sum()):+.3g}", f"{size / whole:.0%}"]
+                   for name, size in sizes.items()])  # fmt: skip
     for name, weight in why.weights().items():
-        chapter.figure(_png(_alone(name, weight)), lost(name, weight, why.scored))
+        chapter.figure(_png(_alone(name, weight)), adds(name, weight, why.scored))
     _blocks(why, report)
     return report
 
@@ -206,7 +215,7 @@ def _blocks(why: Why, report: Report) -> None:
 
 def _seen(why: Why, glance: Glance, name: str) -> Weight:
     """How much each token of a stream is looked at by the others."""
-    values = torch.zeros(len(why.evidence.rests[name]))
+    values = torch.zeros(len(why.evidence.shares[name]))
     start = next(a for stream, a, _ in why.evidence.tokens.spans if stream == name)
     values[glance.places[name] - start] = glance.seen(name)
     return Weight(why.shown[name], values, float(values.max()))

@@ -113,9 +113,9 @@ def matrices(figure: Any, glances: Sequence[Glance]) -> None:
     figure.suptitle("who looked at whom (rows look)", fontsize=9)
 
 
-def lost(name: str, weight: Weight, scored: str) -> str:
+def adds(name: str, weight: Weight, scored: str) -> str:
     """What a panel of a stream shows."""
-    return f"{name}: {scored} lost without each part ({weight.told})"
+    return f"{name} adds {signed(float(weight.values.sum()))} to the {scored}; each token {weight.told}"
 
 
 def streams(figure: Any, weight: Weight, title: str = "") -> None:

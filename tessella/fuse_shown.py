@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from tessella.data.columns import Column
 from tessella.fuser import Fuser
 
 EPOCH = dt.date(1970, 1, 1)
+PARTS = 64
+"""Parts that pictures of more places are told of in."""
 SPREAD = 2.5
 """Deviations from the mean between which a spectrogram is drawn from black to white."""
 
@@ -45,6 +48,22 @@ class Shown:
         if self.turned:
             return [rearrange(places, "(c r) -> r c", r=self.grid[0]).flip(0)]
         return list(rearrange(places, "(f r c) -> f r c", r=self.grid[0], c=self.grid[1]))
+
+    def parts(self) -> list[Tensor]:
+        """Numbers of tokens that are one part: squares of places where there are many, else every token for itself."""
+        n = max(len(self.labels), self.special + len(self.pictures) * self.grid[0] * self.grid[1])
+        numbers = torch.arange(n)
+        if not self.pictures:
+            return list(numbers[:, None])
+        front, places = numbers[: self.special], self.rasters(numbers)
+        side = math.ceil(math.sqrt(len(places) * self.grid[0] * self.grid[1] / PARTS))
+        squares = [
+            square.reshape(-1)
+            for one in places
+            for strip in one.split(side, dim=0)
+            for square in strip.split(side, dim=1)
+        ]
+        return [*front[:, None], *squares]
 
 
 def shown(fuser: Fuser, source: Mapping[str, Tensor]) -> dict[str, Shown]:
