@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tessella.answerer import Answerer
 from tessella.captioner import Captioner
 from tessella.classifier import Classifier
 from tessella.data.ids import Reading
@@ -20,6 +21,7 @@ from tessella.inference.prepare import prepare
 from tessella.matcher import Matcher
 from tessella.models import Model
 from tessella.reader import Manner, Reader
+from tessella.recipes.answering import Answering
 from tessella.recipes.captioning import Captioning
 from tessella.recipes.fusing import Fusion
 from tessella.recipes.matching import Matching, text_stem
@@ -121,6 +123,16 @@ def fuser(run: RunFolder, recipe: Fusion, device: torch.device, dtype: str) -> F
     return Fuser(prepare(filled(recipe.model, run).to(device), dtype), how)
 
 
+def answerer(run: RunFolder, recipe: Answering, device: torch.device, dtype: str) -> Answerer:
+    """The Answerer of a run."""
+    if recipe.model is None or recipe.columns is None:
+        raise InputError(f"{run.path}: its recipe names no model and no columns, so it is not a whole run")
+    words = Codec.load(run.path / "codec.json").target
+    fits_side("target", getattr(recipe.model, "target"), words, str(run.path))  # noqa: B009  # of an encoder-decoder
+    how = Preparation(recipe.columns, recipe.image, recipe.sound, recipe.clip, Reading(words, recipe.length))
+    return Answerer(prepare(filled(recipe.model, run).to(device), dtype), how, words, recipe.decoding)
+
+
 def reader(run: RunFolder, recipe: Pretraining, device: torch.device, dtype: str) -> Reader:
     """The Reader of a run."""
     tokenizer = Codec.load(run.path / "codec.json").source
@@ -136,6 +148,7 @@ PREDICTORS: dict[str, Callable[[RunFolder, Any, torch.device, str], Any]] = {
     "classification": classifier,
     "matching": matcher,
     "fusion": fuser,
+    "answering": answerer,
     "captioning": captioner,
     "language": reader,
 }

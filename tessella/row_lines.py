@@ -87,7 +87,7 @@ def _csv_lines(file: IO[str], fuser: Fuser) -> Callable[[int, Guess], None]:
     """Columns: row, the label's name (or names), probability where there is one, error."""
     schema, rows = fuser.schema, csv.writer(file, lineterminator="\n")
     names = list(schema.names) if schema.task == "numbers" else [", ".join(schema.label)]
-    chance = {"classes": ["probability"]}.get(schema.task, [])
+    chance = {"classes": ["probability"], "words": ["probability"]}.get(schema.task, [])
     rows.writerow(["row", *names, *chance, "error"])
 
     def write(number: int, guess: Guess) -> None:

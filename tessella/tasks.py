@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tessella import captioning, classification, fusing, matching, reading, translation
+from tessella import answering, captioning, classification, fusing, matching, reading, translation
 from tessella.errors import InputError
 from tessella.predict import opened
+from tessella.recipes import answering as answers
 from tessella.recipes import captioning as captions
 from tessella.recipes import fusing as rows
 from tessella.recipes import matching as pairs
@@ -24,6 +25,7 @@ TRAINERS: dict[str, Callable[..., Any]] = {
     "classification": classification.train,
     "matching": matching.train,
     "fusion": fusing.train,
+    "answering": answering.train,
     "captioning": captioning.train,
     "language": reading.train,
 }
@@ -32,6 +34,7 @@ CHOOSERS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "classification": (vision.begun, vision.chosen),
     "matching": (pairs.begun, pairs.chosen),
     "fusion": (rows.begun, rows.chosen),
+    "answering": (answers.begun, answers.chosen),
     "captioning": (captions.begun, captions.chosen),
     "language": (texts.begun, texts.chosen),
 }
@@ -50,7 +53,7 @@ def train(
     """Trains a recipe by name or file; see `named.recipe` for what may be changed, `Chosen` for models of images."""
     made = recipe(name)
     if options is not None and options != Chosen():
-        if made.kind != "fusion" and (options.label or options.scheme or options.kinds):
+        if made.kind not in ("fusion", "answering") and (options.label or options.scheme or options.kinds):
             raise InputError(f"--label, --scheme and --column are for rows of mixed data (fuse), not for '{made.kind}'")
         if made.kind not in CHOOSERS:
             raise InputError(f"model, teacher, start and image size are chosen for images, not for '{made.kind}'")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from tessella.cli import judge_rows
 from tessella.cli import options as option
 from tessella.cli.options import TELLS, Device, Dtype, Threads, use_threads
 from tessella.cli.use import decoding, named_classes, without
@@ -79,11 +80,16 @@ def _one_kind(runs: list[str]) -> str:
 def _judged(kind: str, runs: list[str], given: _Given, out: Path | None, device: str, dtype: str) -> None:
     """Refuses options that mean nothing for these runs, and scores them."""
     pictures, searching, sentences, named, captions, masks = given
-    if kind == "fusion":
+    if kind in ("fusion", "answering"):
         of_pictures = {name: pictures.pop(name) for name in ("image", "label", "image-size", "temperature")}
         wrong = {**sentences, **searching, **named, **of_pictures, **captions}
         without(wrong, runs[0], f"{option.TELLS[kind]}; its columns and label are the run's own, and it takes --data")
-        _fusion(runs, {**pictures, **masks}, out, device, dtype)
+        if kind == "answering":
+            own = {name: pictures.pop(name) for name in ("data", "split", "csv")}
+            without({**pictures, **masks}, runs[0], f"{option.TELLS[kind]}; its answers are compared to the letter")
+            _answering(runs, own, out, device, dtype)
+        else:
+            judge_rows.fusion(runs, {**pictures, **masks}, out, device, dtype)
         return
     without(masks, runs[0], f"{option.TELLS.get(kind, kind)}, which has no streams to mask")
     if kind == "translation":
@@ -190,35 +196,6 @@ def _translation(runs: list[str], given: dict[str, Any], out: Path | None, devic
         judge.save(found, differences, test, out)
 
 
-def _fusion(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
-    from tessella import fuse_evaluate as judge
-    from tessella.fuse_page import save_page
-    from tessella.fuse_tables import show_fused
-    from tessella.predict import load, opened
-    from tessella.tables import progress
-
-    data, csv, html = given["data"], given["csv"], given["html"]
-    if data is None:
-        raise InputError("a model of rows is evaluated on tables that have its columns and its label; give --data")
-    split, tables = judge.chosen_tables(data, given["split"])
-    schemas = {run: opened(run)[1].columns for run in runs}
-    judge.refuse_different({run: schema for run, schema in schemas.items() if schema})
-    rows = judge.MASKED_ROWS if given["mask"] is None else given["mask"]
-    found = []
-    for run in runs:
-        fuser = load(run, device, dtype)
-        with progress(None, "answering") as done:
-            found.append(judge.judge(run, fuser, tables, given["batch"] or 64, rows, done))
-    differences = judge.compared(found)
-    show_fused(found, differences, split)
-    if out:
-        judge.save(found, differences, data, split, out)
-    if csv:
-        judge.save_predictions(found, csv)
-    if html:
-        save_page(found, differences, f"{data}, {split}" if split else str(data), html)
-
-
 def _matching(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
     from tessella import match_evaluate as judge
     from tessella.data.captions import CaptionColumns
@@ -246,6 +223,25 @@ def _matching(runs: list[str], given: dict[str, Any], out: Path | None, device: 
     show_matched(found, split)
     if out:
         judge.save(found, data, split, out)
+
+
+def _answering(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:
+    from tessella import answer_evaluate as judge
+    from tessella.predict import load
+    from tessella.tables import progress
+
+    if given["data"] is None:
+        raise InputError("a model that answers is evaluated on a table with answers; give --data")
+    found = []
+    for run in runs:
+        with progress(None, "answering") as done:
+            found.append(judge.judge(run, load(run, device, dtype), given["data"], given["split"], done))
+    for line in judge.told(found):
+        typer.echo(line)
+    if out:
+        judge.save(found, out)
+    if given["csv"]:
+        judge.save_answers(found, given["csv"])
 
 
 def _captioning(runs: list[str], given: dict[str, Any], out: Path | None, device: str, dtype: str) -> None:

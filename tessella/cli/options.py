@@ -16,6 +16,7 @@ TELLS = {
     "translation": "a translator",
     "matching": "a model of images and texts",
     "fusion": "a model of rows of mixed columns",
+    "answering": "a model that answers in words",
     "captioning": "a captioner of images",
     "language": "a model of texts",
 }
@@ -26,6 +27,7 @@ VERBS = {
     "matching": "classify",
     "captioning": "caption",
     "fusion": "predict",
+    "answering": "answer",
 }
 """Kind of a run -> the verb that uses it; the others are evaluated."""
 

@@ -28,7 +28,7 @@ def predict(
     from tessella.row_lines import predict_rows
 
     use_threads(threads)
-    expect("fusion", run, "predict")
+    expect(("fusion", "answering"), run, "predict")
     if predict_rows(load(run, device, dtype), table, out, as_json, warn, batch):
         raise typer.Exit(1)
 
@@ -47,8 +47,9 @@ def answer(
     from tessella.predict import load
 
     use_threads(threads)
-    expect("fusion", run, "answer")
+    expect(("fusion", "answering"), run, "answer")
     fuser = load(run, device, dtype)
+    fuser = fuser.best(top) if fuser.schema.task == "words" else fuser
     image, text = question_columns(fuser.schema, run)
     for question, guess in zip(questions, fuser([{image: picture, text: q} for q in questions]), strict=True):
         if guess.error:
@@ -86,7 +87,7 @@ def question_columns(schema: Any, run: str) -> tuple[str, str]:
     """(image, text): the columns of a run that answers questions about pictures; InputError for any other."""
     images = [column.name for column in schema.media if column.holds == "image"]
     texts = [column.name for column in schema.texts]
-    if len(images) != 1 or len(texts) != 1 or schema.task != "classes":
+    if len(images) != 1 or len(texts) != 1 or schema.task not in ("classes", "words"):
         reads = ", ".join(column.name for column in schema.used)
         raise InputError(
             f"{run} reads {reads} to tell {', '.join(schema.label)}; a picture and a question are not enough for it: "

@@ -199,12 +199,12 @@ def without(options: dict[str, Any], run: str, told: str) -> None:
             raise InputError(f"--{name} is not for {run}, which is {told}")
 
 
-def expect(kind: str, run: str, verb: str) -> None:
+def expect(kind: str | tuple[str, ...], run: str, verb: str) -> None:
     """Refuses a run that this verb is not for, and says which is."""
     from tessella.predict import kind_of
 
     found = kind_of(run)
-    if found != kind:
+    if found not in ((kind,) if isinstance(kind, str) else kind):
         other = option.VERBS.get(found, "evaluate")
         raise InputError(f"{run} is {option.TELLS.get(found, found)}; use `tessella {other}`, not `tessella {verb}`")
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tessella.errors import InputError, did_you_mean
-from tessella.recipes import captioning, fusing, matching, reading, translation, vision
+from tessella.recipes import answering, captioning, fusing, matching, reading, translation, vision
 from tessella.recipes.recipe import Recipe
 from tessella.spec import from_dict, override, to_dict
 
@@ -17,7 +17,7 @@ LARGEST_RECIPE = 2**20
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     make.__name__: make
-    for page in (translation, vision, matching, captioning, fusing, reading)
+    for page in (translation, vision, matching, captioning, fusing, answering, reading)
     for make in page.RECIPES
 }
 
