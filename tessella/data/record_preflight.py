@@ -200,14 +200,12 @@ def _splits(names: list[str]) -> Iterator[str | Problem]:
 
 def _unseen(parts: list[RecordPart]) -> Iterator[str | Problem]:
     """Categories that training does not have; the first split is what is learned from."""
-    known = True
-    for part in parts[1:]:
-        counts = {name: count for name, count in (part.records.unseen if part.records else {}).items() if count}
-        known &= not counts
-        if counts:
-            names = [f"{name}: {count:,}" for name, count in counts.items()]
-            yield Problem("note", f"{part.title}: categories that {parts[0].title} does not have", names)
-    if known and len(parts) > 1 and 0 not in [len(part.classes) for part in parts[:1]]:
+    unseen = {part.title: part.records.unseen for part in parts[1:] if part.records}
+    for title, counts in unseen.items():
+        names = [f"{name}: {count:,}" for name, count in counts.items() if count]
+        if names:
+            yield Problem("note", f"{title}: categories that {parts[0].title} does not have", names)
+    if any(unseen.values()) and not any(sum(counts.values()) for counts in unseen.values()):
         yield "no category is new in another split"
 
 
