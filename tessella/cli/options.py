@@ -46,7 +46,8 @@ Alpha = Annotated[float | None, typer.Option(help="Length penalty; larger favour
 ImageColumn = Annotated[str, typer.Option("--image", help="Of a table: the column of the pictures.")]
 
 Labelled = Annotated[
-    Path | None, typer.Option(help="Labelled pictures: folders, tables, IDX.", rich_help_panel=CLASSIFIERS)
+    Path | None,
+    typer.Option(help="Labelled pictures, captions or rows: folders, tables, IDX.", rich_help_panel=CLASSIFIERS),
 ]
 Split = Annotated[
     str | None, typer.Option(help="train, val or test; test if there is one.", rich_help_panel=CLASSIFIERS)
@@ -60,7 +61,9 @@ Labels = Annotated[
     str | None, typer.Option(help="Of a table: its column of classes (label).", rich_help_panel=CLASSIFIERS)
 ]
 Size = Annotated[int | None, typer.Option(help="Rows and columns of images.", min=1, rich_help_panel=CLASSIFIERS)]
-AtOnce = Annotated[int | None, typer.Option(help="Images at once (32).", min=1, rich_help_panel=CLASSIFIERS)]
+AtOnce = Annotated[
+    int | None, typer.Option(help="Images at once (32), or rows (64).", min=1, rich_help_panel=CLASSIFIERS)
+]
 Temperature = Annotated[
     bool,
     typer.Option("--temperature", help="Say what logits should be divided by, too.", rich_help_panel=CLASSIFIERS),
