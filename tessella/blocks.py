@@ -59,8 +59,12 @@ class PostNorm(nn.Module):
         """What the sublayer is given of x."""
         return x
 
+    def adds(self, x: Tensor, given: Tensor) -> Tensor:
+        """What becomes of x and of what the sublayer gave."""
+        return self.norm(self.drop.add(x, self.path(given)))
+
     def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.norm(self.drop.add(x, self.path(sublayer(x))))
+        return self.adds(x, sublayer(self.reads(x)))
 
 
 class PreNorm(PostNorm):
@@ -69,8 +73,8 @@ class PreNorm(PostNorm):
     def reads(self, x: Tensor) -> Tensor:
         return self.norm(x)
 
-    def forward(self, x: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return self.drop.add(x, self.path(sublayer(self.reads(x))))
+    def adds(self, x: Tensor, given: Tensor) -> Tensor:
+        return self.drop.add(x, self.path(given))
 
 
 RESIDUALS: dict[str, type[PostNorm]] = {

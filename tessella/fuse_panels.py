@@ -140,7 +140,7 @@ def _pictures(figure: Any, weight: Weight) -> None:
     else:
         plain, lit = pairs[0]
         stacked = plain.shape[1] > 2.5 * plain.shape[0]
-        places = figure.subplots(2, 1) if stacked else figure.subplots(1, 4)
+        places = figure.subplots(2, 1) if stacked else figure.subplots(1, 2 if shown.turned else 4)
         for axes in places[2:]:
             axes.set_axis_off()
         for axes, one in zip(places[:2], (plain, lit), strict=True):

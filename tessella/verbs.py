@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial, reduce
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from einops import rearrange, repeat
@@ -96,10 +96,8 @@ class Cross(_Stacks):
         masks = [_mask(_others(list(flow.values()), i)) for i in range(len(xs))]
         for blocks in zip(*self.stacks, strict=True):
             told = [block.attn_residual.reads(x) for block, x in zip(blocks, xs, strict=True)]
-            xs = [
-                block(x, partial(block.attn, keys_values=block.attn.keys_values(_along(_others(told, i))), mask=mask))
-                for i, (block, x, mask) in enumerate(zip(blocks, xs, masks, strict=True))
-            ]
+            memories = [_along(_others(told, i)) for i in range(len(xs))]
+            xs = [_step(*one) for one in zip(blocks, xs, told, memories, masks, strict=True)]
         ends = zip(flow.items(), self.norms, xs, strict=True)
         return {name: tokens.replace(x=norm(x)) for (name, tokens), norm, x in ends}
 
@@ -156,6 +154,12 @@ def stretched(tokens: Tokens, lengths: Tensor, n: int, how: Stretch) -> Tokens:
         above = repeat((low + 1).minimum(m - 1), "b t -> b t d", d=x.shape[2])
         read = torch.lerp(read, x.gather(1, above), share)
     return Tokens(read, t < length)
+
+
+def _step(block: Any, x: Tensor, told: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+    """A block whose queries are of `told`, which is what its residual reads of x, and keys and values of others."""
+    x = block.attn_residual.adds(x, block.attn(told, block.attn.keys_values(memory), mask))
+    return block.mlp_residual(x, block.mlp)
 
 
 def _others(parts: Sequence[P], i: int) -> list[P]:
