@@ -142,14 +142,19 @@ def show(
         captioner = captioner.resized(image_size) if image_size else captioner
         typer.echo(draw_caption(captioner, Path(what), out, layer))
         return
-    from tessella.look_pictures import draw_picture
-
     classifier = load(run, device)
     if kind == "matching":
         from tessella import zero_shot
 
         classifier = zero_shot.zero_shot(classifier, zero_shot.prototypes(classifier, text or []))
-    found = draw_picture(classifier.resized(image_size) if image_size else classifier, Path(what), out, layer)
+    _show_picture(classifier.resized(image_size) if image_size else classifier, Path(what), out, layer)
+
+
+def _show_picture(classifier: Any, picture: Path, out: Path, layer: int | None) -> None:
+    """Draws where a classifier looked, and says what it saw."""
+    from tessella.look_pictures import draw_picture
+
+    found = draw_picture(classifier, picture, out, layer)
     typer.echo(", ".join(f"{name} {share:.1%}" for name, share in found.answers))
     if not found.layers:
         say("a convnet has no attention; drawn is its class activation map")
