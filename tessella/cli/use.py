@@ -89,10 +89,7 @@ def classify(
 
 def show(
     run: Run,
-    what: Annotated[
-        str,
-        typer.Argument(help="A sentence, a picture, or a table of mixed columns.", show_default=False),
-    ],
+    what: Annotated[str, typer.Argument(help="A sentence, a picture, or a mixed table.", show_default=False)],
     question: Annotated[
         str | None, typer.Argument(help="What is asked about the picture, of a run that answers.", show_default=False)
     ] = None,
