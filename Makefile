@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[test]"
 	touch $@
 
-demo: venv  ## train small systems on dates, digits and numbers, and write a page about them
+demo: venv  ## train small systems on dates, digits, numbers and names, and write a page about them
 	$(BIN)/tessella demo
 
 test: lint  ## everything that must hold

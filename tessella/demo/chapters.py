@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tessella.demo.dates_chapter import dates
 from tessella.demo.digits_chapter import digits
+from tessella.demo.names_chapter import names
 from tessella.demo.numbers_chapter import numbers
 from tessella.errors import InputError, did_you_mean
 from tessella.report import Report
@@ -15,6 +16,7 @@ CHAPTERS: dict[str, Callable[[Report, Path, Callable[[str], None]], None]] = {
     "dates": dates,
     "digits": digits,
     "numbers": numbers,
+    "names": names,
 }
 """Name -> (report, folder for data and runs, say): trains, and writes its chapter into the report."""
 
