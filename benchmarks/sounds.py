@@ -93,7 +93,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/sounds.json"))
     given = parser.parse_args()
     given.say = print
-    found = {speaker: [measured(speaker, seed, given) for seed in given.seeds] for speaker in given.speakers}
+    found: dict[str, list[float]] = {speaker: [] for speaker in given.speakers}
+    for seed in given.seeds:
+        for speaker in given.speakers:
+            found[speaker].append(measured(speaker, seed, given))
     by_seed = np.mean(list(found.values()), axis=0).tolist()
     rows = [
         record(

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessella.data.pixels import Unreadable
-from tessella.data.sound_augment import SoundAugment, along_bands, along_time, shifted
+from tessella.data.sound_augment import SoundAugment, along_bands, along_time, curve, shifted
 from tessella.data.sounds import (
     FLOOR,
     LOWEST,
@@ -362,6 +362,14 @@ def test_stretching_moves_what_is_there():
     assert along_bands(bands, 2.0)[0].argmax() == 8
     assert along_bands(bands, 0.5)[0].argmax() == 2
     np.testing.assert_allclose(along_bands(SOUND, 1.0), SOUND, atol=1e-6)
+
+
+def test_a_colour_is_smooth_and_as_strong_as_told():
+    drawn = np.stack([curve(32, 0.5, np.random.default_rng(seed)) for seed in range(200)])
+    wanted = 0.5 * math.sqrt(sum(1 / k**2 for k in range(1, 5)) / 2)
+    assert abs(drawn.std() - wanted) < 0.05 and abs(drawn.mean(axis=1)).max() < 1e-6
+    assert np.abs(np.diff(drawn, axis=1)).max() < np.ptp(drawn, axis=1).max() / 4
+    assert not curve(32, 0.0, np.random.default_rng(0)).any()
 
 
 def test_shifting_cuts_or_waits():
