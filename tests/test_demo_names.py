@@ -89,6 +89,7 @@ def test_written_rows_are_read_back(tmp_path):
     records = read_records([tmp_path / "test.parquet"], schema)
     assert list(schema.streams) == list(names.STREAMS.values())
     assert [records.text(i) for i in range(len(records))] == parts["test"].words
+    assert records.labels is not None
     assert [schema.names[label] for label in records.labels] == parts["test"].labels.astype(str).tolist()
     assert pyarrow.parquet.read_table(tmp_path / "test.parquet").column_names == ["digit", "word", "label"]
 
