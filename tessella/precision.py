@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+
+from tessella.norms import exact
 
 PrecisionName = Literal["auto", "32", "bf16"]
 
@@ -61,14 +64,16 @@ class CopiedWeights(Weights):
     optimizer moves) features are bf16 throughout; autocast stays on for what enters a model as fp32, like pixels.
 
     One copy is made at the start of each ``computing`` and its gradients are brought to fp32 at the end, so outside,
-    a model is as it always was: to be saved, loaded, averaged, validated. For one process; DistributedDataParallel
-    holds on to gradients of the weights' own type.
+    a model is as it always was: to be saved, loaded, averaged, validated. Inside, layer norms add the gradients of
+    their own weights up in fp32 (``norms.exact``). For one process; DistributedDataParallel holds on to gradients of
+    the weights' own type.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         kept = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)}
         kept |= {id(p) for p in model.parameters() if not p.dim()}  # lone numbers, such as a temperature
+        self._layers = [m for m in model.modules() if type(m) is nn.LayerNorm]
         self._copied = [p for p in model.parameters() if p.dtype == torch.float32 and id(p) not in kept]
         whole = torch.empty(sum(p.numel() for p in self._copied), dtype=torch.bfloat16, device=_device(self._copied))
         parts = whole.split([p.numel() for p in self._copied])
@@ -82,11 +87,15 @@ class CopiedWeights(Weights):
         if masters:
             torch._foreach_copy_(self._copies, masters)
         _give(self._copied, self._copies)
+        for layer in self._layers:
+            layer.forward = partial(exact, layer)
         grads: list[Tensor | None] = before
         try:
             yield
             grads = _sums(before, [p.grad for p in self._copied])
         finally:
+            for layer in self._layers:
+                del layer.forward
             _give(self._copied, masters)
             for p, grad in zip(self._copied, grads, strict=True):
                 p.grad = grad
