@@ -12,8 +12,8 @@ def exact(norm: nn.LayerNorm, x: Tensor) -> Tensor:
     """What `norm` makes of x; its weight's and bias' gradients are those of an fp32 sum over all tokens.
 
     On a processor torch adds them up in the type of x, and in bf16 a sum of some thousand terms stands still before it
-    is complete: they come out wrong by 3 to 9 percent of their length (`benchmarks/norms.py`). Here they are products of
-    a matrix and a vector, which are added up in fp32; what flows on to x is torch's own.
+    is complete: they come out wrong by 3 to 9 percent of their length (`benchmarks/norms.py`). Here they are products
+    of a matrix and a vector, which are added up in fp32; what flows on to x is torch's own.
     """
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or norm.weight is None or norm.bias is None:
         return nn.LayerNorm.forward(norm, x)
