@@ -24,6 +24,7 @@ LEAST = 0.1
 """Of the most that anything weighs: where all of a stream is below, it stays pale, for it hardly matters."""
 LINE = 0.36
 """Inches from one line of words to the next."""
+PART = {"text": "word", "table": "column"}
 ACROSS = 6
 """Frames of a video in a row."""
 
@@ -38,25 +39,31 @@ class Weight:
     """The largest number, without its sign, that any stream of the row has, or what is worth a strong colour."""
 
     @property
+    def each(self) -> list[float]:
+        """Of texts and tables: what each word or column weighs; of pictures, each token."""
+        if self.shown.pictures:
+            return self.values.tolist()
+        return [float(self.values[list(tokens)].sum()) for _, tokens in self.shown.words]
+
+    @property
     def scale(self) -> float:
         """What is drawn in the strongest colour."""
-        own = float(self.values.abs().max()) if len(self.values) else 0.0
+        own = max(map(abs, self.each), default=0.0)
         return max(own, LEAST * self.most, 1e-12)
 
     @property
     def told(self) -> str:
         """The largest and the smallest of it."""
-        if not len(self.values):
-            return ""
-        return f"{signed(float(self.values.min()))} to {signed(float(self.values.max()))}"
+        each = self.each
+        return f"{signed(min(each))} to {signed(max(each))}" if each else ""
 
     def tall(self, wide: float) -> float:
         """Inches that a panel of a width needs."""
         if self.shown.holds == "text":
-            letters = sum(len(label) + 3 for label in self.shown.labels if label)
+            letters = sum(len(label) + 3 for label, _ in self.shown.words)
             return 0.45 + LINE * max(1, -(-letters // round(10 * wide)))
         if self.shown.holds == "table":
-            return 0.5 + 0.23 * len(self.shown.labels)
+            return 0.5 + 0.23 * len(self.shown.words)
         if self.shown.holds == "sound":
             return 2.1
         if self.shown.holds == "video":
@@ -115,7 +122,8 @@ def matrices(figure: Any, glances: Sequence[Glance]) -> None:
 
 def adds(name: str, weight: Weight, scored: str) -> str:
     """What a panel of a stream shows."""
-    return f"{name} adds {signed(float(weight.values.sum()))} to the {scored}; each token {weight.told}"
+    part = PART.get(weight.shown.holds, "place")
+    return f"{name} adds {signed(float(weight.values.sum()))} to the {scored}; each {part} {weight.told}"
 
 
 def streams(figure: Any, weight: Weight, title: str = "") -> None:
@@ -156,9 +164,7 @@ def _words(figure: Any, weight: Weight) -> None:
     place, line = 8.0, tall - 36.0
     from matplotlib.text import Text
 
-    for label, value in zip(weight.shown.labels, weight.values.tolist(), strict=True):
-        if not label:
-            continue
+    for (label, _), value in zip(weight.shown.words, weight.each, strict=True):
         share = min(1.0, abs(value) / weight.scale)
         ground = _mixed(FOR if value > 0 else AGAINST, share)
         word = drawable(label)
@@ -176,9 +182,11 @@ def _words(figure: Any, weight: Weight) -> None:
 
 def _columns(figure: Any, weight: Weight) -> None:
     axes = figure.subplots()
-    values = weight.values.tolist()
+    values = weight.each
     axes.barh(range(len(values)), values, color=[FOR if v > 0 else AGAINST for v in values], height=0.6)
-    axes.set_yticks(range(len(values)), [_short(label, 44) for label in weight.shown.labels], fontsize=8.5, **writing())
+    axes.set_yticks(
+        range(len(values)), [_short(label, 44) for label, _ in weight.shown.words], fontsize=8.5, **writing()
+    )
     axes.set(xlim=(min(0.0, -weight.scale if min(values) < 0 else 0.0) * 1.18, weight.scale * 1.18))
     axes.set_ylim(len(values) - 0.4, -0.6)
     for place, value in enumerate(values):

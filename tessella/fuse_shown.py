@@ -18,6 +18,8 @@ from tessella.data.columns import Column
 from tessella.fuser import Fuser
 
 EPOCH = dt.date(1970, 1, 1)
+SPACE = "▁"
+"""How a tokenizer writes the space in front of a word."""
 PARTS = 64
 """Parts that pictures of more places are told of in."""
 SPREAD = 2.5
@@ -31,8 +33,8 @@ class Shown:
     name: str
     holds: str
     """"image", "sound", "video", "text" or "table"."""
-    labels: tuple[str, ...] = ()
-    """A word for each token, of texts and tables."""
+    words: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Of texts and tables: each word or column, and its tokens."""
     pictures: tuple[np.ndarray, ...] = ()
     """uint8 r c v: an image, a spectrogram (low tones below, time to the right), or a frame for each moment."""
     grid: tuple[int, int] = (1, 1)
@@ -50,11 +52,10 @@ class Shown:
         return list(rearrange(places, "(f r c) -> f r c", r=self.grid[0], c=self.grid[1]))
 
     def parts(self) -> list[Tensor]:
-        """Numbers of tokens that are one part: squares of places where there are many, else every token for itself."""
-        n = max(len(self.labels), self.special + len(self.pictures) * self.grid[0] * self.grid[1])
-        numbers = torch.arange(n)
+        """Numbers of tokens that are one part: words, columns, and squares of places where there are many."""
         if not self.pictures:
-            return list(numbers[:, None])
+            return [torch.tensor(tokens) for _, tokens in self.words]
+        numbers = torch.arange(self.special + len(self.pictures) * self.grid[0] * self.grid[1])
         front, places = numbers[: self.special], self.rasters(numbers)
         side = math.ceil(math.sqrt(len(places) * self.grid[0] * self.grid[1] / PARTS))
         squares = [
@@ -108,15 +109,23 @@ def _video(fuser: Fuser, name: str, clip: Tensor, tokens: Any) -> Shown:
 def _text(fuser: Fuser, name: str, ids: Tensor, tokens: Any) -> Shown:
     reading = fuser.preparation.reading
     assert reading is not None
-    whole = [int(i) for i in ids.tolist()]
-    named = {reading.tokenizer.eos: "end", reading.tokenizer.pad: ""}
-    pieces = reading.tokenizer.pieces(whole)
-    return Shown(name, "text", tuple(named.get(i, readable(p)) for i, p in zip(whole, pieces, strict=True)))
+    whole, words = [int(i) for i in ids.tolist()], []
+    special = {reading.tokenizer.eos: "end", reading.tokenizer.pad: "", reading.begin: "begin"}
+    for number, (i, piece) in enumerate(zip(whole, reading.tokenizer.pieces(whole), strict=True)):
+        if i in special:
+            words.append((special[i], (number,)))
+        elif words and whole[number - 1] not in special and not piece.startswith(SPACE):
+            label, tokens = words.pop()
+            words.append((label + piece, (*tokens, number)))
+        else:
+            words.append((piece, (number,)))
+    return Shown(name, "text", tuple((readable(label), tokens) for label, tokens in words if label))
 
 
 def _table(fuser: Fuser, name: str, row: Tensor, tokens: Any) -> Shown:
     cells = zip(fuser.schema.table, row.tolist(), strict=True)
-    return Shown(name, "table", tuple(f"{column.name}: {_cell(column, value)}" for column, value in cells))
+    words = ((f"{column.name}: {_cell(column, value)}", (number,)) for number, (column, value) in enumerate(cells))
+    return Shown(name, "table", tuple(words))
 
 
 SHOWS = {"image": _image, "sound": _sound, "video": _video, "text": _text, "table": _table}

@@ -116,7 +116,7 @@ def test_parts_of_a_picture_are_squares_of_places():
     assert parts[1].tolist() == [1, 2, 17, 18]
     sound = Shown("clip", "sound", (), (np.zeros((8, 12, 1), np.uint8),), (2, 3), turned=True)
     assert sound.rasters(torch.arange(6))[0].tolist() == [[1, 3, 5], [0, 2, 4]], "high tones above, time to the right"
-    assert [part.tolist() for part in Shown("text", "text", ("a", "b")).parts()] == [[0], [1]]
+    assert [part.tolist() for part in Shown("text", "text", (("a", (0, 1)), ("b", (2,)))).parts()] == [[0, 1], [2]]
 
 
 SCHEMA = Schema(
@@ -137,12 +137,16 @@ class Words:
     eos, pad = 1, 0
 
     def pieces(self, ids):
-        return [f"▁w{i}" for i in ids]
+        return [f"-w{i}" if i == 13 else f"▁w{i}" for i in ids]
 
 
 def fuser(kind: str, names=("image", "sound", "clip", "text", "table")) -> Fuser:
     how = Preparation(
-        SCHEMA, Preprocess(size=16), Hearing(mels=8), Watching(size=8, frames=6), SimpleNamespace(tokenizer=Words())
+        SCHEMA,
+        Preprocess(size=16),
+        Hearing(mels=8),
+        Watching(size=8, frames=6),
+        SimpleNamespace(tokenizer=Words(), begin=None),
     )
     return Fuser(built(spec_of(kind, names), torch.float32), how)
 
@@ -163,9 +167,9 @@ def explained(kind: str, row: int = 1) -> Why:
 def test_all_kinds_of_streams_are_shown_as_they_were_read():
     seen = explained("early-concat").shown
     size = 10 + 2 * float(rows(("table",))["table"][1, 0])
-    assert seen["table"].labels[0] == f"size: {size:.4g}"
-    assert seen["table"].labels[1:] == ("place: west", "sold: missing", "colour: g")
-    assert seen["text"].labels[0].startswith("w") and seen["text"].labels[3:] == ("", "", "")
+    assert seen["table"].words[0] == (f"size: {size:.4g}", (0,))
+    assert [label for label, _ in seen["table"].words[1:]] == ["place: west", "sold: missing", "colour: g"]
+    assert seen["text"].words == (("w11", (0,)), ("w10-w13", (1, 2))), "pieces of a word are one; padding is none"
     assert seen["image"].pictures[0].shape == (16, 16, 3) and seen["image"].grid == (2, 2)
     assert seen["sound"].pictures[0].shape == (8, 6, 1) and seen["sound"].grid == (2, 2)
     assert len(seen["clip"].pictures) == 1 and seen["clip"].pictures[0].shape == (8, 8, 3)
