@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results/fusion-vqa-open.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    tables, run = given.runs / "vqa-data", given.runs / "vqa" / "open-1"
+    tables, run = given.runs / "vqa-data", given.runs / "vqa-open-1"
     vqa.write_tables(given.data, tables)
     if not (run / "model.safetensors").is_file():
         train(recipe(given.epochs), tables, run)
