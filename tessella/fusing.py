@@ -175,7 +175,7 @@ def judged(loop: LoopSpec, schema: Schema) -> LoopSpec:
 def preparation_of(recipe: Fusion, codec: Codec | None) -> Preparation:
     """How the cells of rows become what the model reads."""
     assert recipe.columns is not None
-    reading = None if codec is None else Reading(codec.source, recipe.length)
+    reading = None if codec is None else Reading(codec.source, recipe.length, recipe.begin)
     return Preparation(recipe.columns, recipe.image, recipe.sound, recipe.clip, reading)
 
 

@@ -118,7 +118,7 @@ def fuser(run: RunFolder, recipe: Fusion, device: torch.device, dtype: str) -> F
         raise InputError(f"{run.path}: its recipe names no model and no columns, so it is not a whole run")
     reading = None
     if recipe.columns.texts:
-        reading = Reading(Codec.load(run.path / "codec.json").source, recipe.length)
+        reading = Reading(Codec.load(run.path / "codec.json").source, recipe.length, recipe.begin)
     how = Preparation(recipe.columns, recipe.image, recipe.sound, recipe.clip, reading)
     return Fuser(prepare(filled(recipe.model, run).to(device), dtype), how)
 
@@ -129,7 +129,8 @@ def answerer(run: RunFolder, recipe: Answering, device: torch.device, dtype: str
         raise InputError(f"{run.path}: its recipe names no model and no columns, so it is not a whole run")
     words = Codec.load(run.path / "codec.json").target
     fits_side("target", getattr(recipe.model, "target"), words, str(run.path))  # noqa: B009  # of an encoder-decoder
-    how = Preparation(recipe.columns, recipe.image, recipe.sound, recipe.clip, Reading(words, recipe.length))
+    reading = Reading(words, recipe.length, recipe.begin)
+    how = Preparation(recipe.columns, recipe.image, recipe.sound, recipe.clip, reading)
     return Answerer(prepare(filled(recipe.model, run).to(device), dtype), how, words, recipe.decoding)
 
 

@@ -64,6 +64,8 @@ class Fusion(Recipe):
     codec: CodecSpec = CodecSpec(size=8000, lowercase=True)
     length: int = Field(128, ge=2)
     """Ids of all the text of a row, ends included; what is longer is cut."""
+    begin: int | None = Field(None, ge=0)
+    """An id in front of every text, as a language model that it starts from may want it."""
     design: Design = Design()
     model: Part[Model] | None = None
     objective: Part[Objective] = Classify(smoothing=0.0)
@@ -107,16 +109,16 @@ def begun(recipe: Fusion, theirs: Recipe) -> Fusion:
     """
     if isinstance(theirs, Fusion):
         same: dict[str, Any] = {
-            name: getattr(theirs, name) for name in ("image", "sound", "clip", "codec", "length", "design")
+            name: getattr(theirs, name) for name in ("image", "sound", "clip", "codec", "length", "begin", "design")
         }
         return recipe.replace(**same)
     if isinstance(theirs, Classification) and isinstance(theirs.model, Encoder):
         design = recipe.design.replace(given={**recipe.design.given, "image": theirs.model})
         return recipe.replace(image=theirs.image, design=design)
     if theirs.kind == "language":
-        model, length = getattr(theirs, "model"), getattr(theirs, "length")  # noqa: B009  # of that kind, not of all
-        design = recipe.design.replace(given={**recipe.design.given, "text": model})
-        return recipe.replace(design=design, length=min(recipe.length, length))
+        of: Any = theirs
+        design = recipe.design.replace(given={**recipe.design.given, "text": of.model})
+        return recipe.replace(design=design, length=min(recipe.length, of.length), begin=of.begin)
     raise InputError(f"a '{theirs.kind}' run is no start for a fusion; fusions, classifiers and language models are")
 
 
@@ -155,9 +157,9 @@ def sounds() -> Fusion:
             pitch=0.25,
             shift=6,
             gain=0.5,
-            colour=0.3,
+            colour=0.6,
+            hiss=1.2,
             mel_masks=1,
-            mel_width=8,
             time_masks=1,
             time_width=0.15,
         ),
