@@ -177,6 +177,7 @@ def test_rows_that_cannot_be_used_are_set_aside(finished, rows, tmp_path):
     none = pictures.lines(rows.parent / "none.jsonl", [{k: v for k, v in row.items() if k != "answer"} for row in told])
     assert "no column 'answer'" in bad("train", "answer_open", "--data", none, "--out", tmp_path / "none")
     assert "--beam is not for" in bad("evaluate", finished, "--data", data, "--beam", 2)
+    assert "use `tessella answer`" in bad("show", finished, rows.parent / "0.png", "q", "--out", tmp_path / "x.png")
     assert "--mask is not for" in bad("evaluate", finished, "--data", data, "--mask", 5)
 
 

@@ -84,6 +84,18 @@ def test_alone_or_in_a_batch_a_picture_is_described_the_same(finished, test_pair
     assert captioner(files[3]) == together[3].text
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_prepared_model_writes_what_the_plain_one_does(finished, test_pairs, dtype):
+    """With its own way to keep hypotheses, through which the ids written so far ride as well."""
+    recipe, fast = predict.opened(finished)[1], load(finished, dtype=dtype)
+    plain = Captioner(predict.filled(recipe.model, RunFolder(finished)), recipe.image, fast.words)
+    files = sorted(test_pairs.parent.glob("*.png"))[:12]
+    for how in (recipe.decoding.replace(no_repeat=1, nbest=3), recipe.decoding.replace(beam=1, no_repeat=2)):
+        ours, theirs = ([one.ids for one in captioner.caption(files, how)] for captioner in (fast, plain))
+        assert np.mean([a == b for a, b in zip(ours, theirs, strict=True)]) >= (1 if dtype == "float32" else 0.7)
+        assert not any(len(set(ids)) < len(ids) for ids in ours if how.no_repeat == 1)
+
+
 def test_what_cannot_be_read_says_why_and_does_not_stop_the_rest(finished, test_pairs, tmp_path):
     (tmp_path / "no.png").write_bytes(b"no picture")
     good = sorted(test_pairs.parent.glob("*.png"))[0]

@@ -118,7 +118,7 @@ def show(
         without({"layer": layer, "image-size": image_size, "text": text}, run, option.TELLS[kind])
         show_row(run, Path(what), question, row, out, device)
         return
-    if kind == "language":
+    if kind in ("language", "answering"):
         expect("translation", run, "show")
     without({"row": row, "question": question}, run, option.TELLS.get(kind, kind))
     if kind != "matching":
