@@ -34,7 +34,9 @@ class Shown:
     holds: str
     """"image", "sound", "video", "text" or "table"."""
     words: tuple[tuple[str, tuple[int, ...]], ...] = ()
-    """Of texts and tables: each word or column, and its tokens."""
+    """Of texts and tables: each word or column, and its tokens; of a text of one word, its pieces."""
+    labels: tuple[str, ...] = ()
+    """Of texts and tables: a label for each token, "" for padding."""
     pictures: tuple[np.ndarray, ...] = ()
     """uint8 r c v: an image, a spectrogram (low tones below, time to the right), or a frame for each moment."""
     grid: tuple[int, int] = (1, 1)
@@ -83,7 +85,8 @@ def shown(fuser: Fuser, source: Mapping[str, Tensor]) -> dict[str, Shown]:
 def _image(fuser: Fuser, name: str, image: Tensor, tokens: Any) -> Shown:
     how, grid = fuser.preparation.image, _grid(tokens)
     assert how is not None
-    return Shown(name, "image", (), (_pixels(image, how),), grid, tokens.x.shape[1] - grid[0] * grid[1])
+    special = tokens.x.shape[1] - grid[0] * grid[1]
+    return Shown(name, "image", pictures=(_pixels(image, how),), grid=grid, special=special)
 
 
 def _sound(fuser: Fuser, name: str, sound: Tensor, tokens: Any) -> Shown:
@@ -93,7 +96,8 @@ def _sound(fuser: Fuser, name: str, sound: Tensor, tokens: Any) -> Shown:
     wide = torch.zeros(rows, grey.shape[1], dtype=torch.uint8)
     wide[: len(grey)] = grey
     picture = rearrange(wide, "t m -> m t 1").flip(0).numpy()
-    return Shown(name, "sound", (), (picture,), (tones, moments), tokens.x.shape[1] - moments * tones, turned=True)
+    special = tokens.x.shape[1] - moments * tones
+    return Shown(name, "sound", pictures=(picture,), grid=(tones, moments), special=special, turned=True)
 
 
 def _video(fuser: Fuser, name: str, clip: Tensor, tokens: Any) -> Shown:
@@ -103,7 +107,8 @@ def _video(fuser: Fuser, name: str, clip: Tensor, tokens: Any) -> Shown:
     across = max(1, round((places * cols / rows) ** 0.5))
     frames = [clip[min(len(clip) - 1, int((m + 0.5) * len(clip) / moments))] for m in range(moments)]
     pictures = tuple(_pixels(frame.nan_to_num(0), how) for frame in frames)
-    return Shown(name, "video", (), pictures, (places // across, across), tokens.x.shape[1] - moments * places)
+    special = tokens.x.shape[1] - moments * places
+    return Shown(name, "video", pictures=pictures, grid=(places // across, across), special=special)
 
 
 def _text(fuser: Fuser, name: str, ids: Tensor, tokens: Any) -> Shown:
@@ -111,21 +116,25 @@ def _text(fuser: Fuser, name: str, ids: Tensor, tokens: Any) -> Shown:
     assert reading is not None
     whole, words = [int(i) for i in ids.tolist()], []
     special = {reading.tokenizer.eos: "end", reading.tokenizer.pad: "", reading.begin: "begin"}
-    for number, (i, piece) in enumerate(zip(whole, reading.tokenizer.pieces(whole), strict=True)):
-        if i in special:
-            words.append((special[i], (number,)))
-        elif words and whole[number - 1] not in special and not piece.startswith(SPACE):
+    pieces = [special.get(i, p) for i, p in zip(whole, reading.tokenizer.pieces(whole), strict=True)]
+    for number, (i, piece) in enumerate(zip(whole, pieces, strict=True)):
+        if words and not {i, whole[number - 1]} & special.keys() and not piece.startswith(SPACE):
             label, tokens = words.pop()
             words.append((label + piece, (*tokens, number)))
         else:
             words.append((piece, (number,)))
-    return Shown(name, "text", tuple((readable(label), tokens) for label, tokens in words if label))
+    labels = tuple(readable(piece) if piece else "" for piece in pieces)
+    words = [(readable(label), tokens) for label, tokens in words if label]
+    if sum(whole[tokens[0]] not in special for _, tokens in words) < 2:
+        words = [(label, (number,)) for number, label in enumerate(labels) if label]
+    return Shown(name, "text", tuple(words), labels)
 
 
 def _table(fuser: Fuser, name: str, row: Tensor, tokens: Any) -> Shown:
     cells = zip(fuser.schema.table, row.tolist(), strict=True)
-    words = ((f"{column.name}: {_cell(column, value)}", (number,)) for number, (column, value) in enumerate(cells))
-    return Shown(name, "table", tuple(words))
+    labels = tuple(f"{column.name}: {_cell(column, value)}" for column, value in cells)
+    words = tuple((label, (number,)) for number, label in enumerate(labels))
+    return Shown(name, "table", words, labels)
 
 
 SHOWS = {"image": _image, "sound": _sound, "video": _video, "text": _text, "table": _table}

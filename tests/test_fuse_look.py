@@ -110,11 +110,11 @@ def test_a_prepared_model_tells_the_same():
 
 
 def test_parts_of_a_picture_are_squares_of_places():
-    image = Shown("photo", "image", (), (np.zeros((64, 64, 3), np.uint8),), (16, 16), special=1)
+    image = Shown("photo", "image", pictures=(np.zeros((64, 64, 3), np.uint8),), grid=(16, 16), special=1)
     parts = image.parts()
     assert len(parts) == 1 + 64 and torch.cat(parts).sort().values.equal(torch.arange(257))
     assert parts[1].tolist() == [1, 2, 17, 18]
-    sound = Shown("clip", "sound", (), (np.zeros((8, 12, 1), np.uint8),), (2, 3), turned=True)
+    sound = Shown("clip", "sound", pictures=(np.zeros((8, 12, 1), np.uint8),), grid=(2, 3), turned=True)
     assert sound.rasters(torch.arange(6))[0].tolist() == [[1, 3, 5], [0, 2, 4]], "high tones above, time to the right"
     assert [part.tolist() for part in Shown("text", "text", (("a", (0, 1)), ("b", (2,)))).parts()] == [[0, 1], [2]]
 
@@ -170,13 +170,20 @@ def test_all_kinds_of_streams_are_shown_as_they_were_read():
     assert seen["table"].words[0] == (f"size: {size:.4g}", (0,))
     assert [label for label, _ in seen["table"].words[1:]] == ["place: west", "sold: missing", "colour: g"]
     assert seen["text"].words == (("w11", (0,)), ("w10-w13", (1, 2))), "pieces of a word are one; padding is none"
+    assert seen["text"].labels == ("w11", "w10", "-w13", "", "", "")
     assert seen["image"].pictures[0].shape == (16, 16, 3) and seen["image"].grid == (2, 2)
     assert seen["sound"].pictures[0].shape == (8, 6, 1) and seen["sound"].grid == (2, 2)
     assert len(seen["clip"].pictures) == 1 and seen["clip"].pictures[0].shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("kind", ["early-sum", "cross-to-concat", "bottleneck"])
-def test_schemes_of_all_verbs_are_drawn(kind, tmp_path):
+@torch.no_grad()
+def test_a_text_of_one_word_is_told_of_piece_by_piece():
+    made, ids = fuser("early-concat"), torch.tensor([[11, 13, 13, 1, 0]])
+    assert shown(made, {"text": ids})["text"].words == (("w11", (0,)), ("-w13", (1,)), ("-w13", (2,)), ("end", (3,)))
+
+
+@pytest.mark.parametrize("kind", ["early-sum", "bottleneck"])
+def test_a_row_of_five_streams_is_drawn(kind, tmp_path):
     why = explained(kind)
     drawing(why).savefig(tmp_path / "why.png", dpi=40)
     with Image.open(tmp_path / "why.png") as picture:
@@ -185,7 +192,7 @@ def test_schemes_of_all_verbs_are_drawn(kind, tmp_path):
     assert "http" not in told.replace("http://www.w3.org", "") and told.count("<img") >= 5
     for name in SCHEMA.streams:
         assert f"<td>{name}</td>" in told
-    assert ("no stream looks at another" in told) == (kind in ("early-sum", "bottleneck"))
+    assert "no stream looks at another" in told, "before they meet, or after they were added"
 
 
 # From the command line.
