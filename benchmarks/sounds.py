@@ -4,7 +4,7 @@
 
 Each speaker of the Free Spoken Digit Dataset is left out once: a model learns from all recordings of the others (a
 tenth of them for validation) by the recipe `sounds`, as `tessella train sounds` does, and is judged once, at the end of
-the training, on all 500 recordings of the one left out. Trainings that are there already are not done again.
+the training, on all 500 recordings of the one left out. A training that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -44,12 +44,11 @@ def measured(speaker: str, seed: int, given: argparse.Namespace) -> float:
     """Percent right of the speaker's digits, by a model that never heard him."""
     folder, out = given.runs / f"sounds-without-{speaker}", given.runs / f"sounds-without-{speaker}-{seed}"
     write_tables(given.data, speaker, folder)
-    if not (out / "model.safetensors").is_file():
-        recipe = recipe_named(given.recipe, [*given.set, f"loop.seed={seed}"])
-        assert isinstance(recipe, Fusion)
-        begun = time.process_time()
-        train(recipe, folder / "train.parquet", out, resume=out.exists(), say=given.say)
-        print(f"{out}: {(time.process_time() - begun) / 60:.1f} processor minutes", flush=True)
+    recipe = recipe_named(given.recipe, [*given.set, f"loop.seed={seed}"])
+    assert isinstance(recipe, Fusion)
+    begun = time.process_time()
+    train(recipe, folder / "train.parquet", out, resume=out.exists(), say=given.say)  # one that is at its end stays so
+    print(f"{out}: {(time.process_time() - begun) / 60:.1f} processor minutes", flush=True)
     fuser = load(out)
     assert isinstance(fuser, Fuser)
     quarantine = Quarantine()
@@ -61,7 +60,7 @@ def measured(speaker: str, seed: int, given: argparse.Namespace) -> float:
     return right
 
 
-def record(name: str, values: list[float], told: str, split: str, given: argparse.Namespace) -> dict:
+def record(name: str, values: list[float], signature: str, split: str, given: argparse.Namespace) -> dict:
     """A number of the table."""
     return {
         "topic": "fusion",
@@ -70,10 +69,10 @@ def record(name: str, values: list[float], told: str, split: str, given: argpars
         "unit": "%",
         "target": ">= 90",
         "met": bool(np.mean(values) >= 90),
-        "command": COMMAND,
+        "command": f"{COMMAND} --speakers {' '.join(given.speakers)} --seeds {' '.join(map(str, given.seeds))}",
         "data": "Free Spoken Digit Dataset",
         "split": split,
-        "signature": told,
+        "signature": signature,
         "seeds": given.seeds,
         "hardware": given.hardware,
         "date": dt.date.today().isoformat(),
@@ -97,27 +96,30 @@ def main() -> None:
     for seed in given.seeds:
         for speaker in given.speakers:
             found[speaker].append(measured(speaker, seed, given))
+    six = len(found) == len(SPEAKERS)
     by_seed = np.mean(list(found.values()), axis=0).tolist()
     rows = [
         record(
-            "spoken digits alone, unseen speaker, mean over who is left out",
+            f"spoken digits alone, unseen speaker, mean over {'all six' if six else ' and '.join(found)}",
             by_seed,
-            f"mean of {len(by_seed)} seeds, deviation {_deviation(by_seed)}",
+            told(by_seed),
             f"all 500 recordings of each of {len(found)} speakers, left out of the training in turn",
             given,
         )
     ]
     for speaker, values in found.items():
-        told = f"mean of {len(values)} seeds, deviation {_deviation(values)}"
         split = f"all 500 recordings of {speaker}, the other five in the training"
-        rows.append(record(f"spoken digits alone, {speaker} unseen", values, told, split, given))
+        rows.append(record(f"spoken digits alone, {speaker} unseen", values, told(values), split, given))
     given.out.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
     for row in rows:
         print(f"{row['name']}: {row['value']} % ({row['signature']})")
 
 
-def _deviation(values: list[float]) -> str:
-    return f"{np.std(values, ddof=1):.1f}" if len(values) > 1 else "unknown"
+def told(values: list[float]) -> str:
+    """How many seeds a number is of, and how far they lie apart."""
+    if len(values) < 2:
+        return "one seed only"
+    return f"mean of {len(values)} seeds, deviation {np.std(values, ddof=1):.1f}"
 
 
 if __name__ == "__main__":
