@@ -19,7 +19,7 @@ from tessella.data.picture_batches import Batch, PictureData, Source, in_order, 
 from tessella.data.quarantine import Quarantine
 from tessella.errors import InputError
 from tessella.lesson import Lesson
-from tessella.matching import Pairs, _same_pairs, pairs_of
+from tessella.matching import Pairs, pairs_of, same_pairs
 from tessella.predict import opened
 from tessella.pretrained import fill, language_weights
 from tessella.processes import launch, seed_all
@@ -51,7 +51,7 @@ def train(
     source: Any = getattr(recipe.model, "source", None)
     pairs = pairs_of(recipe.data, data, quarantine, recipe.loop.seed, getattr(source, "patch", 1))
     if sitting.first and resume:
-        _same_pairs(RunFolder.resume(out), pairs, data)
+        same_pairs(RunFolder.resume(out), pairs, data)
     codec = Codec.load(out / "codec.json") if resume else _codec(recipe, pairs)  # each process learns the same one
     reading = Reading(codec.target, recipe.length + 1, codec.target.bos)
     captions = Sayings.of(pairs.training.captions, reading)

@@ -53,7 +53,7 @@ def train(
     quarantine = Quarantine()
     pairs = read_pairs(recipe, data, quarantine)
     if sitting.first and resume:
-        _same_pairs(RunFolder.resume(out), pairs, data)
+        same_pairs(RunFolder.resume(out), pairs, data)
     codec = Codec.load(out / "codec.json") if resume else _codec(recipe, pairs)  # each process learns the same one
     reading = Reading(codec.source, recipe.length, recipe.begin)
     captions = Sayings.of(pairs.training.captions, reading)
@@ -155,7 +155,8 @@ def pairs_of(what: CaptionedImages, data: Path, quarantine: Quarantine, seed: in
     return Pairs(training, validation)
 
 
-def _same_pairs(run: RunFolder, pairs: Pairs, data: Path) -> None:
+def same_pairs(run: RunFolder, pairs: Pairs, data: Path) -> None:
+    """Refuses pairs that are not those a run was begun with."""
     before = run.manifest.get("data", {})
     if before.get("sha256") != pairs.training.fingerprint():
         raise InputError(f"the pairs in {data} are not those the run was begun with ({before.get('path')})")
