@@ -80,10 +80,10 @@ def recipe(seed: int, sees: bool) -> Fusion:
     eye = Encoder(stem=Pixels(dim=3), trunk=trunk, head=Classes(dim=64, classes=0, pool="mean"))
     return answer().replace(
         data=MixedRows(label="answer", kinds={"question": "text", "image": "image" if sees else "ignore"}),
-        codec=CodecSpec(size=300, lowercase=True),
+        codec=CodecSpec(size=1000, lowercase=True),
         length=16,
         image=Preprocess(size=(64, 64), mean=(0.9, 0.9, 0.9), std=(0.2, 0.2, 0.2), crop=1.0),
-        augment=Augment(crop="resized", scale=(0.6, 1.0), ratio=(0.8, 1.25), flip=0.5),
+        augment=Augment(flip=0.5),
         design=Design(dim=64, joint=2, heads=4, hidden=128, given={"image": eye} if sees else {}, drop=0.0),
         schedule=Cosine(peak=2e-3, warmup=200, final=1e-5),
         loop=LoopSpec(

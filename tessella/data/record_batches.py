@@ -35,6 +35,9 @@ Batch = dict[str, Any]
 THERE = ".there"
 ALIKE = 20
 """Batches whose texts are dealt out among them by length."""
+UNLIKE = 1.5
+"""So much longer than the mean the longest text must be: where it is not, length may tell what is asked, as it does of
+questions, and batches of one kind of question teach less than mixed ones."""
 
 
 @dataclass(frozen=True)
@@ -192,16 +195,16 @@ class RecordData:
     def epoch(self, number: int, size: int) -> np.ndarray:
         """The rows of each batch of an epoch (from 0), long batches ``size``, less an incomplete last batch.
 
-        Where there are fewer rows than ``size``, they are one batch. Texts of some batches at a time are dealt out by
-        their length, so that there is less padding; which batch comes when stays a matter of luck.
+        Where there are fewer rows than ``size``, they are one batch. Texts of very different lengths are dealt out by
+        length, those of some batches at a time, for less padding; which batch comes when stays a matter of luck.
         """
         count, rng = len(self), np.random.default_rng([self.seed, number])
         order = rng.permutation(count)
         if count < size:
             return order.reshape(1, count)
         order = order[: count - count % size]
-        if self.rows.ids is not None:
-            lengths = self.rows.ids.rows.lengths[order]
+        lengths = np.ones(1) if self.rows.ids is None else self.rows.ids.rows.lengths[order]
+        if lengths.max() > UNLIKE * lengths.mean():
             pool = np.arange(len(order)) // (ALIKE * size)
             order = rng.permutation(order[np.lexsort((lengths, pool))].reshape(-1, size))
         return order.reshape(-1, size)
