@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from tessella.errors import InputError
 from tessella.spec import Spec, spec
 
+GRAIN = np.float32(0.25)
+"""Deviation of hiss from moment to moment: about one neper of power, where values are standardised."""
+
 
 @spec("sound-augment")
 class SoundAugment(Spec):
@@ -19,7 +22,7 @@ class SoundAugment(Spec):
     likewise, so that a voice becomes a smaller or larger one's (vocal tract length perturbation: Jaitly and Hinton
     2013). ``shift``: up to so many rows are cut from the beginning, or quiet ones put there. ``gain`` and ``colour``:
     deviations of a sum for all bands, and of a smooth curve over the bands that is added: loudness and microphone.
-    ``hiss``: up to that level all quieter values are raised. Then SpecAugment (Park et al. 2019, sec. 2):
+    ``hiss``: noise up to so far above the quietest value. Then SpecAugment (Park et al. 2019, sec. 2):
     ``mel_masks`` bands of up to ``mel_width`` and ``time_masks`` stretches of up to a share ``time_width`` of the rows
     become 0, which is the mean.
     """
@@ -53,8 +56,8 @@ class SoundAugment(Spec):
         if self.gain or self.colour:
             sound = sound + np.float32(level.normal(0, self.gain)) + curve(sound.shape[1], self.colour, level)
         if self.hiss:
-            low = float(sound.min())
-            sound = np.maximum(sound, np.float32(low + hiss.uniform(0, self.hiss)))
+            floor = float(sound.min()) + hiss.uniform(0, self.hiss)
+            sound = np.maximum(sound, np.float32(floor) + GRAIN * hiss.standard_normal(sound.shape, np.float32))
         return masked(sound, self, masks)
 
 
