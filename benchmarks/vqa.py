@@ -87,7 +87,7 @@ def recipe(seed: int, sees: bool) -> Fusion:
         design=Design(dim=64, joint=2, heads=4, hidden=128, given={"image": eye} if sees else {}, drop=0.0),
         schedule=Cosine(peak=2e-3, warmup=200, final=1e-5),
         loop=LoopSpec(
-            epochs=14 if sees else 3,
+            epochs=8 if sees else 3,
             metric="accuracy",
             precision="32",
             seed=seed,
