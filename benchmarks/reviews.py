@@ -26,13 +26,7 @@ from fused import Course, Writer, hardware, mean, right  # noqa: E402
 from review_baselines import CATEGORIES, LABEL, NUMBERS, TEXTS  # noqa: E402
 from review_baselines import measured as baselines  # noqa: E402
 
-from tessella.loop import LoopSpec  # noqa: E402
-from tessella.objectives import Classify  # noqa: E402
-from tessella.optimizers import AdamW  # noqa: E402
-from tessella.recipes.design import Design  # noqa: E402
-from tessella.recipes.fusing import Fusion, MixedRows, fuse  # noqa: E402
-from tessella.schedules import Cosine  # noqa: E402
-from tessella.text import CodecSpec  # noqa: E402
+from tessella.recipes.fusing import Fusion, MixedRows, reviews  # noqa: E402
 
 STARS = "Rating"
 TABLE = [*NUMBERS, *CATEGORIES]
@@ -44,24 +38,17 @@ READ = {
     "text and table with stars": [*TEXTS, *TABLE, STARS],
 }
 """Which columns each model has."""
-EPOCHS = {"text": 5, "table": 5}
 
 
 def recipe(name: str, seed: int) -> Fusion:
-    """How a model of these columns is trained."""
-    every = [*TEXTS, *TABLE, STARS]
+    """The recipe `reviews` for these columns."""
+    base = reviews()
     kinds = dict.fromkeys(TEXTS, "text") | dict.fromkeys([*NUMBERS, STARS], "number")
     kinds |= dict.fromkeys(CATEGORIES, "category")
-    kinds |= {column: "ignore" for column in every if column not in READ[name]}
-    return fuse().replace(
+    kinds |= {column: "ignore" for column in [*TEXTS, *TABLE, STARS] if column not in READ[name]}
+    return base.replace(
         data=MixedRows(label=LABEL, task="classes", kinds=kinds),
-        codec=CodecSpec(size=8000, lowercase=True),
-        length=128,
-        design=Design(dim=64, joint=1, heads=4, hidden=128, dropout=0.3, head_dropout=0.3, drop=0.1),
-        objective=Classify(smoothing=0.0),
-        optimizer=AdamW(beta2=0.98, decay=0.05),
-        schedule=Cosine(peak=1e-3, warmup=200, final=1e-5),
-        loop=LoopSpec(epochs=5, metric="auc", seed=seed, ema=0.995, checkpoint_minutes=None, keep=1),
+        loop=base.loop.replace(seed=seed, precision="32", checkpoint_minutes=None, keep=1),
     )
 
 
