@@ -113,12 +113,12 @@ def table(told: Told, files: Sequence[str]) -> str:
         f"CIDEr {s.value('cider'):.3f}. The scores below are of single captions against all five that people wrote.",
     ]
     for title, numbers in parts.items():
-        lines += ["", f"## {title}", "", "| image | caption | most like it, by people | CIDEr | BLEU |"]
-        lines += ["| --- | --- | --- | ---: | ---: |"]
+        lines += ["", f"## {title}", "", "| image | caption | CIDEr | BLEU |"]
+        lines += ["| --- | --- | ---: | ---: |"]
         for number in numbers:
             one = told.example(number)
             file = files[told.data.pictures.place(number)[1] - 1]
-            lines.append(f"| `{file}` | {one.caption} | {one.reference} | {one.cider:.2f} | {one.bleu:.1f} |")
+            lines.append(f"| `{file}` | {one.caption} | {one.cider:.2f} | {one.bleu:.1f} |")
     return "\n".join(lines) + "\n"
 
 
