@@ -186,6 +186,23 @@ def common(rounds: int) -> dict[str, object]:
     }
 
 
+def chosen(found: list[dict[str, object]]) -> list[dict[str, object]]:
+    """For the page of results: rates of one kind, and of each size and scheme the ratio that is farthest off."""
+    kept: dict[str, dict[str, object]] = {}
+    for record in found:
+        name = str(record["name"])
+        if record["unit"] == "rows/s":
+            if name.startswith("large, answering") and "images" in name:
+                kept[name] = record
+            continue
+        size, scheme = name.split(", ")[0], name.split(": ")[1]
+        told = f"{size}: {scheme}, time against what its multiply-adds say, the most of texts and images"
+        told += "" if size == "single" else ", of training and answering"
+        if told not in kept or float(str(record["value"])) > float(str(kept[told]["value"])):
+            kept[told] = {**record, "name": told}
+    return list(kept.values())
+
+
 def processor() -> str:
     """What the machine calls its processor."""
     told = Path("/proc/cpuinfo")
@@ -211,7 +228,7 @@ def main() -> None:
                     print(f"{size}: {record['name']}: {record['value']} {record['unit']}", flush=True)
                     found.append({**common(arguments.rounds), **record, "name": f"{size}, {record['name']}"})
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(chosen(found), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
