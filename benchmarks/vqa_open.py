@@ -1,6 +1,6 @@
 """Questions about pictures of shapes (easy-VQA), answered in words: share of answers that are exact.
 
-    python benchmarks/vqa_open.py --data ../shared/data --runs runs [--epochs 6] [--only train]
+    python benchmarks/vqa_open.py --data ../shared/data --runs runs [--epochs 8] [--only train]
 
 Streams, eye and scheme are those of `benchmarks/vqa.py`; a decoder of two blocks takes the place of the list of
 answers. A run that is there already is not trained again. It writes docs/results/fusion-vqa-open.json.
@@ -23,7 +23,6 @@ import vqa  # noqa: E402
 
 from tessella.answer_evaluate import judge  # noqa: E402
 from tessella.answering import train  # noqa: E402
-from tessella.loop import LoopSpec  # noqa: E402
 from tessella.predict import load  # noqa: E402
 from tessella.recipes.answering import Answering, answer_open  # noqa: E402
 from tessella.runs import RunFolder  # noqa: E402
@@ -36,7 +35,7 @@ def recipe(epochs: int) -> Answering:
     """That of the list of answers, but for how it answers."""
     same = ("data", "codec", "length", "image", "augment", "design", "schedule")
     theirs = vqa.recipe(SEED, True)
-    loop = LoopSpec(epochs=epochs, metric="exact", seed=SEED, ema=0.99, keep=1)
+    loop = theirs.loop.replace(epochs=epochs, metric="exact")
     return answer_open().replace(**{name: getattr(theirs, name) for name in same}, loop=loop)
 
 
@@ -65,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--only", choices=("train",), help="stop after this step")
     parser.add_argument("--out", type=Path, default=Path("docs/results/fusion-vqa-open.json"))
     given = parser.parse_args()
