@@ -1,6 +1,6 @@
 """Questions about pictures of shapes (easy-VQA), answered in words: share of answers that are exact.
 
-    python benchmarks/vqa_open.py --data ../shared/data --runs runs [--epochs 8] [--only train]
+    python benchmarks/vqa_open.py --data ../shared/data --runs runs [--epochs 5] [--only train]
 
 Streams, eye and scheme are those of `benchmarks/vqa.py`; a decoder of two blocks takes the place of the list of
 answers. A run that is there already is not trained again. It writes docs/results/fusion-vqa-open.json.
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--only", choices=("train",), help="stop after this step")
     parser.add_argument("--out", type=Path, default=Path("docs/results/fusion-vqa-open.json"))
     given = parser.parse_args()
