@@ -83,7 +83,7 @@ class Design(Spec):
     """A text is one token, see `stems.bag`, with so many vectors for pairs of words; 0: a token a word."""
     forget: float = Field(0.0, ge=0, lt=1)
     """How often a word (of a bag: or a pair of words) is left out in training."""
-    given: dict[Literal["image", "text"], Part[Model]] = Field(default_factory=dict)
+    given: dict[Literal["image", "sound", "text"], Part[Model]] = Field(default_factory=dict)
     """Encoders of a run to start from: their stem and trunk read the streams of that kind first."""
 
     def stack(self, depth: int) -> Plain:
@@ -144,6 +144,8 @@ class Design(Spec):
 
     def sound_stem(self, sound: Hearing) -> Stem:
         """What makes tokens of sounds prepared like this."""
+        if "sound" in self.given:
+            return self.encoded(self.given["sound"])
         moments = max(1, round(1000 * sound.seconds / sound.hop_ms))
         return Frames(dim=self.dim, mels=sound.mels, patch=self.sound_patch, length=moments, dropout=self.dropout)
 

@@ -48,6 +48,20 @@ class Frames(Stem):
         return FramesStem(self)
 
 
+@spec("spectrogram")
+class Spectrogram(Stem):
+    """Every moment of every mel band a token of width 1: a picture in grey, for trunks that convolve.
+
+    length: rows of time; what is longer loses its end, and behind what is shorter there are zeros, which is the mean.
+    """
+
+    dim: int = Field(1, ge=1, le=1)
+    length: int = Field(100, ge=1)
+
+    def build(self) -> SpectrogramStem:
+        return SpectrogramStem(self.length)
+
+
 class FramesStem(nn.Module):
     """float b t m -> Tokens b (special + t/p m/q) d; rows of NaN are padding, patches of nothing else are not kept."""
 
@@ -70,6 +84,18 @@ class FramesStem(nn.Module):
         x = torch.cat([special, rearrange(raster, "b d r c -> b (r c) d")], dim=1)
         keep = kept(there, grid[1], len(self.special))
         return Tokens(self.drop(self.positions(x, grid)), keep=keep, grid=grid)
+
+
+class SpectrogramStem(nn.Module):
+    """float b t m, NaN where there is padding -> Tokens b (length m) 1."""
+
+    def __init__(self, length: int):
+        super().__init__()
+        self.length = length
+
+    def forward(self, sound: Tensor) -> Tokens:
+        whole = F.pad(sound.nan_to_num(0.0)[:, : self.length], (0, 0, 0, max(0, self.length - sound.shape[1])))
+        return Tokens(rearrange(whole, "b t m -> b (t m) 1"), grid=(self.length, sound.shape[2]))
 
 
 def tiled(values: Tensor, patch: int) -> tuple[Tensor, Tensor]:
