@@ -1,6 +1,6 @@
 """Audio-visual digits: a damaged written digit and the same digit spoken in noise, each alone and fused in every way.
 
-    python benchmarks/fusion_digits.py --data ../shared/data --runs runs [--seeds 1 2 3] [--only train]
+    python benchmarks/fusion_digits.py --data ../shared/data --runs runs [--seeds 1 2 3] [--dropped 1 2 3]
 
 Runs that are there already are not trained again. It writes docs/results/fusion-digits.json.
 
@@ -241,29 +241,25 @@ def trained(course: Course, folder: Path, name: str, seed: int, drop: float) -> 
     return course.train(recipe(name, seed, drop), folder / f"{name}-{kind}-{seed}")
 
 
-def measured(course: Course, folder: Path, seeds: list[int], write: Writer) -> None:
-    """What is told of all runs."""
+def measured(course: Course, folder: Path, every: dict[tuple[str, float], list[int]], write: Writer) -> None:
+    """What is told of all runs: of each name and modality dropout, those of its seeds."""
     alone: dict[str, list[float]] = {}
     took: dict[str, list[float]] = {}
     counts: dict[str, tuple[int, int]] = {}
     together: dict[tuple[str, float], list[float]] = {}
     without: dict[tuple[str, float, str], list[float]] = {}
-    for name in (*STREAMS, *DIVISIONS):
-        for drop in (0.0,) if name in STREAMS else (0.0, DROP):
-            for seed in seeds:
-                run = trained(course, folder, name, seed, drop)
-                counts[name] = sizes(run.path)
-                accuracy = right(*course.answers(run.path))
-                if name in STREAMS:
-                    alone.setdefault(name, []).append(accuracy)
-                    took.setdefault(name, []).append(run.seconds)
-                    continue
-                together.setdefault((name, drop), []).append(accuracy)
-                if not drop:
-                    took.setdefault(name, []).append(run.seconds)
-                for stream in STREAMS:
-                    left = right(*course.answers(run.path, [stream]))
-                    without.setdefault((name, drop, stream), []).append(left)
+    for (name, drop), seed in ((key, seed) for key, seeds in every.items() for seed in seeds):
+        run = trained(course, folder, name, seed, drop)
+        counts[name] = sizes(run.path)
+        if not drop:
+            took.setdefault(name, []).append(run.seconds)
+        accuracy = right(*course.answers(run.path))
+        if name in STREAMS:
+            alone.setdefault(name, []).append(accuracy)
+            continue
+        together.setdefault((name, drop), []).append(accuracy)
+        for stream in STREAMS:
+            without.setdefault((name, drop, stream), []).append(right(*course.answers(run.path, [stream])))
     for name, values in alone.items():
         write.add(f"digits, {name} alone: accuracy", mean(values), "%")
     best = max(statistics.fmean(values) for values in alone.values())
@@ -304,6 +300,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--dropped", type=int, nargs="*", help="seeds with modality dropout, if not all")
     parser.add_argument("--only", choices=("data", "train"), help="stop after this step")
     parser.add_argument("--out", type=Path, default=Path("docs/results/fusion-digits.json"))
     given = parser.parse_args()
@@ -313,16 +310,17 @@ def main() -> None:
     if given.only == "data":
         return
     course = Course(tables)
+    every = {(name, 0.0): given.seeds for name in (*STREAMS, *DIVISIONS)}
+    every |= {(name, DROP): given.dropped or given.seeds for name in DIVISIONS}
     for seed in given.seeds:
-        for name in (*STREAMS, *DIVISIONS):
-            for drop in (0.0,) if name in STREAMS else (0.0, DROP):
-                run = trained(course, folder, name, seed, drop)
-                print(f"{run.path}: {run.seconds:.0f} s", flush=True)
+        for name, drop in (key for key, seeds in every.items() if seed in seeds):
+            run = trained(course, folder, name, seed, drop)
+            print(f"{run.path}: {run.seconds:.0f} s", flush=True)
     if given.only == "train":
         return
     rows = f"test, {ROWS['test']:,} rows"
     write = Writer("python benchmarks/fusion_digits.py", "mnist, spoken-digits", rows, hardware(), given.seeds)
-    measured(course, folder, given.seeds, write)
+    measured(course, folder, every, write)
     write.save(given.out)
 
 
