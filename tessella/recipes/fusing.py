@@ -14,6 +14,7 @@ from tessella.data.pixels import Preprocess
 from tessella.data.sound_augment import SoundAugment
 from tessella.data.sounds import Hearing
 from tessella.errors import InputError
+from tessella.heads import Classes
 from tessella.loop import LoopSpec
 from tessella.models import Encoder, Model
 from tessella.objectives import Classify, Objective
@@ -23,7 +24,9 @@ from tessella.recipes.recipe import Chosen, Recipe
 from tessella.recipes.vision import Classification
 from tessella.schedules import Cosine, Schedule
 from tessella.spec import Part, Spec, spec
+from tessella.stems.frames import Spectrogram
 from tessella.text import CodecSpec
+from tessella.trunks.convnet import Entry, ResNet
 from tessella.zoo.catalog import CLASSIFIERS, full_name
 
 
@@ -149,9 +152,13 @@ def answer() -> Fusion:
 def sounds() -> Fusion:
     """Short sounds into a class, such as words of speakers who were never heard (columns audio, label)."""
     base = fuse()
+    trunk = ResNet(
+        dim=1, entry=Entry(width=16, size=3, stride=2, pool="none"), depths=(1, 1, 1), widths=(32, 64, 128), first=2
+    )
+    ear = Encoder(stem=Spectrogram(length=96), trunk=trunk, head=Classes(dim=128, classes=0, pool="mean"))
     return base.replace(
         data=MixedRows(task="classes"),
-        sound=Hearing(rate=16_000, seconds=4.0, mels=64),
+        sound=Hearing(rate=16_000, seconds=4.0, mels=40),
         sound_augment=SoundAugment(
             tempo=0.25,
             pitch=0.25,
@@ -159,12 +166,14 @@ def sounds() -> Fusion:
             gain=0.5,
             colour=0.3,
             mel_masks=1,
+            mel_width=8,
             time_masks=1,
             time_width=0.15,
         ),
-        design=Design(dim=96, depth=3, heads=4, hidden=384, sound_patch=(8, 64)),
+        design=Design(dim=64, joint=1, heads=4, hidden=128, dropout=0.2, given={"sound": ear}),
         objective=Classify(smoothing=0.1),
-        loop=base.loop.replace(epochs=30),
+        schedule=Cosine(peak=2e-3, warmup=100, final=1e-5),
+        loop=base.loop.replace(epochs=20, precision="32"),
     )
 
 
