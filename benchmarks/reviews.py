@@ -94,7 +94,8 @@ def main() -> None:
             goal = (None, None)
             if name.startswith("text and"):
                 goal = f">= {bar:.2f}, the best baseline", statistics.fmean(values) >= bar
-            write.add(f"reviews, transformer of {name}: {unit}", mean(values), "%", *goal)
+            told = f"{len(answers[0][1]):,} rows; those with nothing to read are left out"
+            write.add(f"reviews, transformer of {name}: {unit}", mean(values), "%", *goal, signature=told)
     write.save(given.out)
 
 
