@@ -53,11 +53,24 @@ class Fuser:
         """Where it computes."""
         return next(iter(self.model.state_dict().values())).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The numbers in which it computes."""
+        weights = self.model.state_dict().values()
+        return next((tensor.dtype for tensor in weights if tensor.is_floating_point()), torch.float32)
+
     def placed(self, source: Mapping[str, Tensor], without: Collection[str] = ()) -> dict[str, Tensor]:
-        """The streams of a batch where the model computes, less those that nobody shall have."""
-        return {
-            name: tensor.to(self.device) for name, tensor in source.items() if name.removesuffix(THERE) not in without
-        }
+        """The streams of a batch where the model computes and in its numbers, less those that nobody shall have.
+
+        Tables stay float32: the numbers of categories are more than bf16 can tell apart.
+        """
+        streams, own = self.schema.streams, self.dtype
+        made = {}
+        for name, tensor in source.items():
+            if name.removesuffix(THERE) not in without:
+                media = tensor.is_floating_point() and streams.get(name) != "table"
+                made[name] = tensor.to(self.device, own if media else None)
+        return made
 
     @torch.inference_mode()
     def logits(self, source: Mapping[str, Tensor], without: Collection[str] = ()) -> Tensor:

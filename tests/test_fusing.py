@@ -285,3 +285,11 @@ def test_named_recipes_are_whole():
     for make in (fuse, answer):
         assert from_yaml(to_yaml(make()), make.__name__) == make()
     assert answer().data == MixedRows(label="answer", kinds={"question": "text"})
+
+
+@pytest.mark.parametrize(("dtype", "near"), [("bfloat16", 0.05), ("int8", 0.1)])
+def test_other_numbers_answer_alike(dtype, near, finished, tmp_path):
+    """Pictures are computed in the model's numbers; categories of a table keep theirs."""
+    path = tiny.table(tmp_path / "rows.parquet", 30, seed=8)
+    plain, other = (logits(load(finished, dtype=name), path).softmax(dim=1) for name in ("float32", dtype))
+    assert (plain - other).abs().max() < near
