@@ -55,7 +55,7 @@ class Exercise(Spec):
 class MaskedWords(Exercise):
     """Some of the pieces are asked for, and mostly hidden (Devlin et al. 2019, sec. 3.1), anew each time.
 
-    share: of the pieces, asked for, but at least one of a row; of these, `masked` are replaced by the blank, `random` by
+    share: of the pieces, asked for, at least one of a row; of these, `masked` are replaced by the blank, `random` by
     any other piece, and the rest left as they are. Ends and beginnings are never asked for.
     """
 
