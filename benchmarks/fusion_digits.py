@@ -7,8 +7,9 @@ Runs that are there already are not trained again. It writes docs/results/fusion
 All models have four blocks of the same width, divided as the scheme wants; so they have as many parameters, but for the
 stem of the other stream, which one stream alone does not need. The best of the validations after each epoch is kept;
 the test is read once, at the end. Trained is three epochs without modality dropout and five with it, which leaves a
-stream alone in some of the rows only; at the test each stream is taken away from everybody once. Time is the
-processor's, from the first step to the last, validations included, beside other work.
+stream alone in some of the rows only; at the test each stream is taken away from everybody once, and what is left is
+compared with the model of that stream alone, of three epochs. Time is the processor's, from the first step to the last,
+validations included, beside other work.
 
 The tables, after AV-MNIST (Vielzeuf et al. 2018, https://arxiv.org/abs/1808.07275): MNIST pictures without the leading
 principal components that hold 75 % of the energy (fitted on training pictures), to which Gaussian noise is added; and
