@@ -186,7 +186,7 @@ def reviews() -> Fusion:
         design=Design(dim=32, joint=0, heads=2, norm="pre+open", dropout=0.5, bag=2**17, forget=0.5, drop=0.0),
         objective=Classify(smoothing=0.05),
         schedule=Cosine(peak=2e-3, warmup=200, final=1e-5),
-        loop=base.loop.replace(epochs=8, metric="auc"),
+        loop=base.loop.replace(epochs=8, metric="auc", precision="32"),
     )
 
 
