@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -241,12 +241,30 @@ def _opened(source: Source) -> Iterator[tuple[soundfile.SoundFile, Header]]:
     where, reason = _name(source), "not a sound file"
     with stream(source, where, FILE_BYTES) as raw:
         try:
-            with soundfile.SoundFile(raw) as file:
+            with soundfile.SoundFile(_Seekable(raw)) as file:
                 reason = "broken sound"
                 yield file, _told(file, where)
         except (soundfile.SoundFileError, soundfile.SoundFileRuntimeError) as error:
             told = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
             raise Unreadable(where, reason, told.strip()[:200]) from None
+
+
+class _Seekable:
+    """A file that stays where it is when a damaged header sends libsndfile before its beginning.
+
+    An error there could not be raised through C, and would be printed.
+    """
+
+    def __init__(self, raw: Any):
+        self.raw = raw
+        self.tell, self.read, self.readinto = raw.tell, raw.read, raw.readinto
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """As of any file."""
+        try:
+            return self.raw.seek(offset, whence)
+        except (ValueError, OSError):
+            return self.raw.tell()
 
 
 def _told(file: soundfile.SoundFile, where: str) -> Header:
