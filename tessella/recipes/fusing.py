@@ -25,6 +25,7 @@ from tessella.recipes.vision import Classification
 from tessella.schedules import Cosine, Schedule
 from tessella.spec import Part, Spec, spec
 from tessella.stems.frames import Spectrogram
+from tessella.stems.patches import Pixels
 from tessella.text import CodecSpec
 from tessella.trunks.convnet import Entry, ResNet
 from tessella.zoo.catalog import CLASSIFIERS, full_name
@@ -99,7 +100,8 @@ def chosen(recipe: Fusion, options: Chosen) -> Fusion:
         card = CLASSIFIERS[name]
         side = options.image_size or card.size
         image = made.image.replace(size=(side, side), mean=card.mean, std=card.std, interpolation=card.interpolation)
-        return made.replace(image=image, design=made.design.replace(eye=name))
+        given = {stream: encoder for stream, encoder in made.design.given.items() if stream != "image"}
+        return made.replace(image=image, design=made.design.replace(eye=name, given=given))
     if options.image_size is not None:
         made = made.replace(image=made.image.replace(size=(options.image_size, options.image_size)))
     return made
@@ -141,11 +143,17 @@ def fuse() -> Fusion:
 def answer() -> Fusion:
     """Questions about images into one of the answers seen in training (columns image, question, answer)."""
     base = fuse()
+    trunk = ResNet(
+        dim=3, entry=Entry(width=16, size=3, stride=2, pool="none"), depths=(1, 1, 1), widths=(16, 32, 64), first=2
+    )
+    eye = Encoder(stem=Pixels(dim=3), trunk=trunk, head=Classes(dim=64, classes=0, pool="mean"))
     return base.replace(
         data=MixedRows(label="answer", kinds={"question": "text"}),
         codec=CodecSpec(size=2000, lowercase=True),
         length=32,
-        design=Design(eye="cvt_nano", depth=4, drop=0.0),
+        design=Design(dim=64, joint=2, heads=4, hidden=128, drop=0.0, given={"image": eye}),
+        schedule=Cosine(peak=2e-3, warmup=200, final=1e-5),
+        loop=base.loop.replace(epochs=8, precision="32"),
     )
 
 
