@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tessella.decode import Decoding, beam, greedy, search
@@ -55,15 +55,23 @@ def exhaustive(table, bias, limit: int, how: Decoding):
 
 
 @settings(max_examples=25, deadline=None)
+@example(185, "gnmt", 0.0)  # two sentences as likely as each other
 @given(st.integers(0, 10_000), st.sampled_from(["gnmt", "power"]), st.sampled_from([0.0, 0.6, 1.0]))
 def test_a_wide_beam_is_exhaustive(seed, penalty, alpha):
     step, state, table, bias = fresh(2, 4, seed)
     how = Decoding(beam=64, nbest=3, alpha=alpha, penalty=penalty)
     found = search(step, state, how, start=START, end=END, limits=torch.tensor([4, 3]))
     for i, limit in enumerate([4, 3]):
-        expected = exhaustive(table, bias[i], limit, how)[:3]
-        assert [h.ids for h in found[i]] == [ids for _, ids in expected]
+        every = exhaustive(table, bias[i], limit, how)
+        expected = every[:3]
         assert [h.score for h in found[i]] == pytest.approx([score for score, _ in expected], abs=1e-4)
+        gaps = [a - b for (a, _), (b, _) in zip(every, every[1:4], strict=False)]
+        if min(gaps) > 1e-5:
+            assert [h.ids for h in found[i]] == [ids for _, ids in expected]
+        else:  # as likely as each other but for rounding: whichever is found, its score is its own
+            own = {tuple(ids): score for score, ids in every}
+            assert len({tuple(h.ids) for h in found[i]}) == 3
+            assert [own[tuple(h.ids)] for h in found[i]] == pytest.approx([h.score for h in found[i]], abs=1e-4)
 
 
 @settings(max_examples=50, deadline=None)
