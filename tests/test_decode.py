@@ -65,7 +65,7 @@ def test_a_wide_beam_is_exhaustive(seed, penalty, alpha):
         every = exhaustive(table, bias[i], limit, how)
         expected = every[:3]
         assert [h.score for h in found[i]] == pytest.approx([score for score, _ in expected], abs=1e-4)
-        gaps = [a - b for (a, _), (b, _) in zip(every, every[1:4], strict=False)]
+        gaps = [a - b for (a, _), (b, _) in itertools.pairwise(every[:4])]
         if min(gaps) > 1e-5:
             assert [h.ids for h in found[i]] == [ids for _, ids in expected]
         else:  # as likely as each other but for rounding: whichever is found, its score is its own
