@@ -57,7 +57,7 @@ class Course:
         seed_all(recipe.loop.seed, 0)
         assert recipe.model is not None
         lesson = fusing.lesson_of(recipe, recipe.model.build(), training, validation)
-        start = partial(fusing._begin, recipe=recipe, rows=rows, codec=codec, quarantine=quarantine, data=self.data)
+        start = partial(fusing.begun_run, recipe=recipe, rows=rows, codec=codec, quarantine=quarantine, data=self.data)
         began = time.process_time()
         sitting.learned(lesson, recipe, len(training), start)
         seconds = time.process_time() - began
@@ -69,7 +69,7 @@ class Course:
         if key not in self._held:
             quarantine = Quarantine()
             rows = fusing.read_rows(recipe, self.data, quarantine)
-            self._held[key] = rows, fusing._codec(recipe, rows, None), quarantine
+            self._held[key] = rows, fusing.codec_of(recipe, rows, None), quarantine
         return self._held[key]
 
     def test(self, fuser: Fuser) -> Prepared:

@@ -26,15 +26,8 @@ from fused import Course, Writer, hardware, mean, right  # noqa: E402
 
 from tessella.data.augment import Augment  # noqa: E402
 from tessella.data.pixels import Preprocess  # noqa: E402
-from tessella.heads import Classes  # noqa: E402
-from tessella.loop import LoopSpec  # noqa: E402
-from tessella.models import Encoder  # noqa: E402
-from tessella.recipes.design import Design  # noqa: E402
 from tessella.recipes.fusing import Fusion, MixedRows, answer  # noqa: E402
-from tessella.schedules import Cosine  # noqa: E402
-from tessella.stems.patches import Pixels  # noqa: E402
 from tessella.text import CodecSpec  # noqa: E402
-from tessella.trunks.convnet import Entry, ResNet  # noqa: E402
 
 TARGET = 98.0
 QUESTION_ONLY = 67.1
@@ -74,27 +67,15 @@ def write_tables(data: Path, folder: Path) -> None:
 
 def recipe(seed: int, sees: bool) -> Fusion:
     """How questions are learned, with the picture or without."""
-    trunk = ResNet(
-        dim=3, entry=Entry(width=16, size=3, stride=2, pool="none"), depths=(1, 1, 1), widths=(16, 32, 64), first=2
-    )
-    eye = Encoder(stem=Pixels(dim=3), trunk=trunk, head=Classes(dim=64, classes=0, pool="mean"))
-    return answer().replace(
+    base = answer()
+    return base.replace(
         data=MixedRows(label="answer", kinds={"question": "text", "image": "image" if sees else "ignore"}),
         codec=CodecSpec(size=1000, lowercase=True),
         length=16,
         image=Preprocess(size=(64, 64), mean=(0.9, 0.9, 0.9), std=(0.2, 0.2, 0.2), crop=1.0),
         augment=Augment(flip=0.5),
-        design=Design(dim=64, joint=2, heads=4, hidden=128, given={"image": eye} if sees else {}, drop=0.0),
-        schedule=Cosine(peak=2e-3, warmup=200, final=1e-5),
-        loop=LoopSpec(
-            epochs=8 if sees else 3,
-            metric="accuracy",
-            precision="32",
-            seed=seed,
-            ema=0.99,
-            checkpoint_minutes=None,
-            keep=1,
-        ),
+        design=base.design if sees else base.design.replace(given={}),
+        loop=base.loop.replace(epochs=base.loop.epochs if sees else 3, seed=seed, checkpoint_minutes=None, keep=1),
     )
 
 

@@ -65,7 +65,7 @@ def train(
         _same_rows(RunFolder.resume(out), rows, data)
     for line in told(rows.schema):
         say(line)
-    codec = _codec(recipe, rows, out if resume else None)  # each process learns the same one
+    codec = codec_of(recipe, rows, out if resume else None)  # each process learns the same one
     if recipe.model is None:
         recipe = filled(recipe, rows, codec)
     preparation = preparation_of(recipe, codec)
@@ -80,7 +80,7 @@ def train(
     model = recipe.model.build()
     begin(model, recipe.start, recipe.freeze, rows.schema, say, resume)
     lesson = lesson_of(recipe, model, training, validation)
-    start = partial(_begin, recipe=recipe, rows=rows, codec=codec, quarantine=quarantine, data=data)
+    start = partial(begun_run, recipe=recipe, rows=rows, codec=codec, quarantine=quarantine, data=data)
     return sitting.learned(lesson, recipe, len(training), start)
 
 
@@ -255,7 +255,7 @@ def _vocabulary(codec: Codec | None) -> tuple[int, int]:
     return codec.source.size, codec.source.pad
 
 
-def _codec(recipe: Fusion, rows: Rows, before: Path | None) -> Codec | None:
+def codec_of(recipe: Fusion, rows: Rows, before: Path | None) -> Codec | None:
     """That of the run that goes on, or of the one to start from if it has any; else one learned from the texts."""
     if not rows.schema.texts:
         return None
@@ -275,7 +275,9 @@ def _same_rows(run: RunFolder, rows: Rows, data: Path) -> None:
         raise InputError(f"the rows in {data} are not those the run was begun with ({before.get('path')})")
 
 
-def _begin(run: RunFolder, recipe: Fusion, rows: Rows, codec: Codec | None, quarantine: Quarantine, data: Path) -> None:
+def begun_run(
+    run: RunFolder, recipe: Fusion, rows: Rows, codec: Codec | None, quarantine: Quarantine, data: Path
+) -> None:
     """Writes what a run holds before its first step."""
     if codec is not None:
         run.write("codec.json", codec.save)
